@@ -1,0 +1,120 @@
+"""Entry point of the command line: finds the subcommand, parses, runs, reports errors in one line."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+COMMANDS: dict[str, str] = {
+    "relax": "relax positions, and the cell with --cell",
+    "md": "molecular dynamics: nve, nvt or npt, resumable",
+    "phonon": "phonon bands, density of states, thermal properties",
+    "elastic": "elastic constants and moduli of a crystal",
+    "evaluate": "errors of a model on labelled data",
+    "train": "train a potential",
+    "check": "physics checks of a model or of any ASE calculator",
+    "info": "what a model file holds",
+    "demo": "guided tour with the bundled silicon potential",
+}
+USAGE_ERROR = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``mlip`` with the given arguments (default: those of the process); returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0 if arguments else USAGE_ERROR
+    if arguments[0] in ("-V", "--version"):
+        from mlip import __version__
+
+        print(f"mlip {__version__}")
+        return 0
+    name = arguments[0]
+    if name not in COMMANDS:
+        from mlip.cli.parser import nearest
+
+        print(f"mlip: error: no command {name!r}{nearest(name, COMMANDS)}; see mlip --help", file=sys.stderr)
+        return USAGE_ERROR
+    return _run(name, arguments[1:])
+
+
+def _run(name: str, arguments: list[str]) -> int:
+    """Parse the arguments of one subcommand and run it, turning expected errors into one line and a status."""
+    from mlip.cli.parser import make_parser, parse
+
+    module = importlib.import_module(f"mlip.cli.{name}")
+    try:
+        options = parse(make_parser(name, module), arguments)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    show_traceback = options.pop("traceback")
+    with _one_line_warnings(name):
+        try:
+            return module.command(**options) or 0
+        except KeyboardInterrupt:
+            print(f"\nmlip {name}: interrupted", file=sys.stderr)
+            return 130
+        except BrokenPipeError:
+            _close_stdout()
+            return 1
+        except Exception as error:
+            if show_traceback or not _is_expected(error):
+                raise
+            print(f"mlip {name}: error: {_one_line(error)}", file=sys.stderr)
+            return 1
+
+
+def _is_expected(error: Exception) -> bool:
+    """Whether the error is the user's to solve (input, files); anything else is a bug and shows its traceback."""
+    from mlip.errors import MLIPError
+
+    return isinstance(error, MLIPError | OSError)
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _close_stdout() -> None:
+    """Point stdout at nothing, so that the interpreter's own flush at exit does not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def _one_line_warnings(name: str) -> Iterator[None]:
+    """Show warnings as ``mlip NAME: warning: ...`` on stderr; what is meant for developers stays silent."""
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        print(f"mlip {name}: warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
+            warnings.simplefilter("ignore", category)
+        warnings.showwarning = show
+        yield
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}s}  {text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: mlip COMMAND ...",
+            "",
+            "Machine-learning interatomic potentials: the energies, forces and stresses of a",
+            "density-functional calculation at a millionth of its cost.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "mlip COMMAND --help describes a command; mlip --version prints the version.",
+        ]
+    )

@@ -1,0 +1,93 @@
+"""What the commands share for talking to people: consoles, tables, progress, JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+Update = Callable[[int, int, str], None]
+"""``update(done, total, note)``, the progress callback that the workflows take."""
+
+_PLAIN_INTERVAL = 10.0
+"""Seconds between two plain progress lines where there is no terminal."""
+
+
+def console(json_output: bool = False) -> Console:
+    """Return the console for people: stdout, or stderr when stdout is reserved for JSON."""
+    return Console(stderr=json_output, highlight=False, soft_wrap=True)
+
+
+def print_json(result: dict[str, Any]) -> None:
+    """Print one strict JSON object on stdout; NaN and infinity become null, numpy values plain numbers."""
+    print(json.dumps(to_json(result), indent=2, allow_nan=False))
+
+
+def to_json(value: Any) -> Any:
+    """Return ``value`` with numpy arrays and scalars as lists and numbers, non-finite numbers as None."""
+    if isinstance(value, dict):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if hasattr(value, "tolist"):
+        return to_json(value.tolist())
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[int] = ()) -> Table:
+    """Return a rich table; the columns numbered in ``right`` are right-aligned."""
+    result = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    for index, column in enumerate(columns):
+        result.add_column(column, justify="right" if index in right else "left")
+    for row in rows:
+        result.add_row(*[str(cell) for cell in row])
+    return result
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Update]:
+    """Show progress on stderr: a bar on a terminal, else a plain line now and then.
+
+    Yields ``update(done, total, note="")``; ``total`` 0 means unknown.
+    """
+    if not sys.stderr.isatty():
+        yield _plain_updates(title)
+        return
+    bar = Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=Console(stderr=True),
+    )
+    with bar:
+        task = bar.add_task(title, total=None, note="")
+
+        def update(done: int, total: int = 0, note: str = "") -> None:
+            bar.update(task, completed=done, total=total or None, note=note)
+
+        yield update
+
+
+def _plain_updates(title: str) -> Update:
+    last = time.monotonic()
+
+    def update(done: int, total: int = 0, note: str = "") -> None:
+        nonlocal last
+        if time.monotonic() - last >= _PLAIN_INTERVAL:
+            last = time.monotonic()
+            print(f"{title}: {done}" + (f"/{total}" if total else "") + (f"  {note}" if note else ""), file=sys.stderr)
+
+    return update

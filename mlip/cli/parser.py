@@ -1,0 +1,102 @@
+"""Builds the parser of a subcommand from the typed signature and docstring of its function ``command``.
+
+Rules: a parameter without default is positional, and so is one that the module names in ``POSITIONAL``
+(then it may be left out); all others are ``--name``. A ``bool`` is a bare flag, a list or tuple takes
+several values (``--supercell 2 2 2``). The module's ``ALIASES = {"-o": "--output"}`` adds short names.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+import types
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+
+import jsonargparse
+
+
+class Parser(jsonargparse.ArgumentParser):
+    """jsonargparse's parser with errors in one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
+        """Print ``mlip NAME: error: ...`` on stderr and exit with status 2."""
+        text = " ".join(message.split())
+        unknown = re.search(r"(?i)unrecognized arguments: (--?[\w-]+)", text)
+        if unknown:
+            text = f"no option {unknown[1]}{nearest(unknown[1], self._option_string_actions)}"
+        text = re.sub(r"Parser key \"(\w+)\": ", r"--\1: ", text)
+        text = re.sub(r"<class '(\w+)'>", r"\1", text)
+        self.exit(2, f"{self.prog}: error: {text}; see {self.prog} --help\n")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ", did you mean ...?" for the closest known name, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f", did you mean {close[0]}?" if close else ""
+
+
+def make_parser(name: str, module: types.ModuleType) -> Parser:
+    """Return the parser of the subcommand ``name`` implemented by ``module.command``."""
+    summary, help_texts = split_docstring(inspect.getdoc(module.command) or "")
+    parser = Parser(prog=f"mlip {name}", description=summary, allow_abbrev=False)
+    short = {long: alias for alias, long in getattr(module, "ALIASES", {}).items()}
+    hints = get_type_hints(module.command)
+    for parameter in inspect.signature(module.command).parameters.values():
+        options = _value_options(hints[parameter.name], parameter.default)
+        options["help"] = help_texts.get(parameter.name, "")
+        positional = parameter.default is parameter.empty
+        if positional or parameter.name in getattr(module, "POSITIONAL", ()):
+            if not positional:
+                options.setdefault("nargs", "?")
+            parser.add_argument(parameter.name, **options)
+        else:
+            flag = f"--{parameter.name}"
+            parser.add_argument(*[f for f in (short.get(flag), flag) if f], **options)
+    parser.add_argument("--config", action="config", help="YAML file with values for these options")
+    parser.add_argument("--traceback", action="store_true", help="on an error, show where it happened")
+    return parser
+
+
+def parse(parser: Parser, arguments: Sequence[str]) -> dict[str, Any]:
+    """Return the options by parameter name; ``--some-name`` is read as ``--some_name``."""
+    spelled = [re.sub(r"^--[^=]*", lambda found: "--" + found[0][2:].replace("-", "_"), word) for word in arguments]
+    options = parser.parse_args(spelled).as_dict()
+    options.pop("config", None)
+    return options
+
+
+def _value_options(hint: Any, default: Any) -> dict[str, Any]:
+    """Translate a type hint and default into arguments of ``add_argument``."""
+    options: dict[str, Any] = {} if default is inspect.Parameter.empty else {"default": default}
+    if hint is bool:
+        action = "store_true" if not default else jsonargparse.ActionYesNo(yes_prefix="", no_prefix="no_")
+        return options | {"action": action}
+    if get_origin(hint) in (Union, types.UnionType):
+        inner = [kind for kind in get_args(hint) if kind is not type(None)]
+        hint = inner[0] if len(inner) == 1 else hint
+    if get_origin(hint) in (list, tuple):
+        elements = get_args(hint)
+        fixed = get_origin(hint) is tuple and Ellipsis not in elements
+        return options | {"type": elements[0], "nargs": len(elements) if fixed else "+"}
+    if get_origin(hint) is Literal:
+        return options | {"type": str, "choices": list(get_args(hint))}
+    return options | {"type": hint}
+
+
+def split_docstring(text: str) -> tuple[str, dict[str, str]]:
+    """Return the description and the ``Args:`` entries by name of a Google-style docstring."""
+    summary, _, rest = text.partition("\nArgs:\n")
+    entries: dict[str, str] = {}
+    name = ""
+    for line in rest.splitlines():
+        if line and not line.startswith(" "):
+            break
+        entry = re.match(r"    (\w+)(?: \([^)]*\))?: (.*)", line)
+        if entry:
+            name = entry[1]
+            entries[name] = entry[2].strip()
+        elif name and line.strip():
+            entries[name] += " " + line.strip()
+    return summary.strip(), entries
