@@ -1,0 +1,98 @@
+"""ase.Atoms -> AtomGraph, with every check that a structure needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from ase import Atoms
+
+from mlip.errors import InputError
+from mlip.graph import AtomGraph
+from mlip.neighbors import neighbor_list
+
+#: Atoms closer than this (Å) are taken for the same atom entered twice; no chemistry comes near it.
+COINCIDENT = 0.05
+
+
+def check_structure(atoms: Atoms) -> None:
+    """Raise `InputError` for a structure no potential can evaluate.
+
+    Raises:
+        InputError: positions or cell not finite, atomic numbers outside 1..118, a periodic axis without a lattice
+            vector, linearly dependent periodic lattice vectors.
+    """
+    positions, cell = atoms.positions, np.asarray(atoms.cell)
+    if not np.isfinite(positions).all():
+        bad = np.flatnonzero(~np.isfinite(positions).all(axis=1))
+        raise InputError(
+            f"the positions of {len(bad)} of {len(atoms)} atoms are not finite (first: atom {bad[0]}, "
+            f"{positions[bad[0]]}); expected finite coordinates in Å"
+        )
+    if not np.isfinite(cell).all():
+        raise InputError(f"the cell is not finite: {cell.tolist()}")
+    unknown = [int(z) for z in np.unique(atoms.numbers) if not 1 <= z <= 118]
+    if unknown:
+        raise InputError(f"atomic numbers {unknown} are no elements; expected 1 to 118")
+    periodic = cell[atoms.pbc]
+    if len(periodic) and np.linalg.matrix_rank(periodic, tol=1e-8 * max(1.0, np.abs(periodic).max())) < len(periodic):
+        raise InputError(
+            f"the structure is periodic along {_axes(atoms.pbc)} but the lattice vectors {periodic.tolist()} are zero or "
+            "linearly dependent; set a proper cell or pbc=False"
+        )
+
+
+def _axes(pbc: np.ndarray) -> str:
+    return ", ".join(name for name, on in zip("abc", pbc, strict=True) if on)
+
+
+def atoms_to_graph(
+    atoms: Atoms | Sequence[Atoms],
+    cutoff: float,
+    dtype: torch.dtype = torch.float64,
+    device: str | torch.device = "cpu",
+) -> AtomGraph:
+    """Structures as one batch, with all pairs closer than `cutoff` (Å).
+
+    Raises:
+        InputError: as `check_structure`, or two atoms at one point (closer than 0.05 Å).
+    """
+    structures = [atoms] if isinstance(atoms, Atoms) else list(atoms)
+    if not structures:
+        raise InputError("no structures given; expected one ase.Atoms or a non-empty sequence of them")
+    for structure in structures:
+        check_structure(structure)
+    n_atoms = torch.tensor([len(a) for a in structures], dtype=torch.int64)
+    batch = torch.repeat_interleave(torch.arange(len(structures)), n_atoms)
+    positions = torch.from_numpy(np.concatenate([a.positions for a in structures]))
+    cell = torch.from_numpy(np.stack([np.asarray(a.cell) for a in structures]))
+    pbc = torch.from_numpy(np.stack([a.pbc for a in structures]))
+    edge_index, edge_shift = neighbor_list(positions, cell, pbc, cutoff, batch)
+    graph = AtomGraph(
+        numbers=torch.from_numpy(np.concatenate([a.numbers for a in structures]).astype(np.int64)),
+        positions=positions,
+        cell=cell,
+        pbc=pbc,
+        edge_index=edge_index,
+        edge_shift=edge_shift,
+        batch=batch,
+        n_atoms=n_atoms,
+    )
+    check_distances(graph)
+    return graph.to(device, dtype)
+
+
+def check_distances(graph: AtomGraph) -> None:
+    """Raise `InputError` when two atoms (or an atom and its image) coincide."""
+    if not graph.edge_index.shape[1]:
+        return
+    length = graph.edge_vectors().norm(dim=1)
+    shortest = int(length.argmin())
+    if length[shortest] < COINCIDENT:
+        first = int((graph.n_atoms.cumsum(0) - graph.n_atoms)[graph.batch[graph.edge_index[0, shortest]]])
+        i, j = (graph.edge_index[:, shortest] - first).tolist()
+        raise InputError(
+            f"atoms {i} and {j} are {length[shortest]:.3g} Å apart; two atoms at one point have no energy. "
+            "Remove the duplicate or correct the coordinates"
+        )

@@ -1,0 +1,26 @@
+"""Constants and the stress convention: eV, Å, amu, fs; stress positive under tension (ASE's sign).
+
+Voigt order is ASE's: xx, yy, zz, yz, xz, xy. See docs/conventions.md.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+#: 1 eV/Å³ in GPa (CODATA 2018: e = 1.602176634e-19 C, exact).
+EV_PER_A3_TO_GPA = 160.2176634
+VOIGT_INDICES = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
+
+
+def full_3x3_to_voigt_6(tensor: ArrayLike) -> NDArray[np.float64]:
+    """Symmetric (..., 3, 3) tensor to its six Voigt components (..., 6); the off-diagonal pairs are averaged."""
+    t = np.asarray(tensor, dtype=float)
+    return np.stack([(t[..., i, j] + t[..., j, i]) / 2 for i, j in VOIGT_INDICES], axis=-1)
+
+
+def voigt_6_to_full_3x3(voigt: ArrayLike) -> NDArray[np.float64]:
+    """Six Voigt components (..., 6) to the symmetric tensor (..., 3, 3). Stress, not engineering strain: no factor 2."""
+    v = np.asarray(voigt, dtype=float)
+    full = np.empty((*v.shape[:-1], 3, 3))
+    for k, (i, j) in enumerate(VOIGT_INDICES):
+        full[..., i, j] = full[..., j, i] = v[..., k]
+    return full
