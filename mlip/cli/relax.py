@@ -1,0 +1,89 @@
+"""``mlip relax``: relax a structure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from mlip.cli.output import console, print_json, progress, table
+
+if TYPE_CHECKING:
+    from mlip.workflows.relax import RelaxResult
+
+ALIASES = {"-o": "--output"}
+
+
+def command(
+    structure: Path,
+    model: str | None = None,
+    cell: bool = False,
+    fmax: float = 0.01,
+    pressure: float = 0.0,
+    steps: int = 1000,
+    optimizer: Literal["lbfgs", "bfgs", "fire"] = "lbfgs",
+    output: Path | None = None,
+    device: str = "auto",
+    dtype: Literal["float64", "float32"] = "float64",
+    json: bool = False,
+) -> int:
+    """Relax the positions of a structure, and its cell with --cell. Exit status 1 if not converged.
+
+    Args:
+        structure: any file that ASE reads
+        model: weights file or name of a bundled potential; default: the bundled one that covers the elements
+        cell: relax the lattice vectors too
+        fmax: largest force when converged, eV/Å
+        pressure: external pressure, GPa; needs --cell
+        steps: at most this many steps
+        optimizer: which of ASE's optimizers
+        output: write the relaxed structure here; the suffix names the format
+        device: cpu, cuda or auto
+        dtype: arithmetic of the model
+        json: print the result as JSON on stdout
+    """
+    from mlip.cli.structures import make_calculator, read_structure, write_structure
+    from mlip.workflows.relax import relax
+
+    atoms = read_structure(structure)
+    calculator = make_calculator(model, atoms, device=device, dtype=dtype)
+    with progress("relax") as update:
+        result = relax(
+            atoms,
+            calculator,
+            cell=cell,
+            pressure=pressure,
+            fmax=fmax,
+            steps=steps,
+            optimizer=optimizer,
+            progress=update,
+        )
+    if output:
+        write_structure(output, result.atoms)
+    if json:
+        print_json(result.as_dict())
+    else:
+        _show(result, output)
+    return 0 if result.converged else 1
+
+
+def _show(result: RelaxResult, output: Path | None) -> None:
+    """Print the result as a table."""
+    from mlip.units import EV_PER_A3_TO_GPA
+
+    lengths_angles = result.atoms.cell.cellpar()
+    rows = [
+        ("energy", f"{result.energy:.6f} eV  ({result.energy - result.initial_energy:+.6f})"),
+        ("largest force", f"{result.forces_max:.2e} eV/Å"),
+        ("cell lengths", " ".join(f"{x:.4f}" for x in lengths_angles[:3]) + " Å"),
+        ("cell angles", " ".join(f"{x:.3f}" for x in lengths_angles[3:]) + "°"),
+    ]
+    if result.stress is not None and result.volume is not None:
+        rows.append(("volume", f"{result.volume:.4f} Å³"))
+        rows.append(("stress", " ".join(f"{x * EV_PER_A3_TO_GPA:.4f}" for x in result.stress) + " GPa"))
+    title = f"{result.atoms.get_chemical_formula()}: " + (
+        f"converged in {result.steps} steps" if result.converged else f"NOT converged in {result.steps} steps"
+    )
+    out = console()
+    out.print(table(title, ("", "relaxed"), rows))
+    if output:
+        out.print(f"written: {output}")

@@ -1,0 +1,114 @@
+"""Reads the structure and makes the calculator that a command was asked for."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from mlip.errors import InputError, UnknownElementError
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from mlip.calculators import MLIPCalculator
+
+Dtype: TypeAlias = Literal["float64", "float32"]
+
+
+def read_structure(path: Path) -> Atoms:
+    """Return the structure in any file that ASE reads; of several images the last one, said on stderr.
+
+    ``FILE@INDEX`` picks an image, as everywhere in ASE.
+
+    Raises:
+        InputError: not a structure, no atoms, coordinates that are not finite, a singular cell.
+        OSError: the file can't be opened.
+    """
+    from mlip.convert import check_structure
+
+    images = _read_images(path)
+    if not images or not len(images[-1]):
+        raise InputError(f"{path} holds no atoms")
+    if len(images) > 1:
+        print(f"{path} holds several structures; the last one is used", file=sys.stderr)
+    atoms = images[-1]
+    atoms.calc = None
+    try:
+        check_structure(atoms)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return atoms
+
+
+def _read_images(path: Path) -> list[Atoms]:
+    """Read the last two images at most: enough to know whether there are several."""
+    from ase.io import read
+
+    chosen = "@" in path.name and not path.exists()
+    if not chosen:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder, expected a file with a structure")
+        if path.stat().st_size == 0:
+            raise InputError(f"{path} is empty, expected a structure")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = read(str(path)) if chosen else read(str(path), index=slice(-2, None))
+    except OSError as error:
+        if error.errno is None:
+            raise InputError(f"{path} is not a structure that ASE can read: {error}") from error
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} is not a structure that ASE can read ({type(error).__name__}: {reason})") from error
+    return found if isinstance(found, list) else [found]
+
+
+def make_calculator(
+    model: str | None, atoms: Atoms | None = None, *, device: str = "auto", dtype: Dtype = "float64"
+) -> MLIPCalculator:
+    """Return the calculator of a model: a file, the name of a bundled one, or None for the bundled one that fits.
+
+    Raises:
+        UnknownElementError: no bundled potential covers the structure, or the model does not.
+        ModelFileError, OSError: the file can't be used.
+    """
+    from mlip.calculators import MLIPCalculator
+
+    return MLIPCalculator(model or default_model(atoms), device=device, dtype=dtype)
+
+
+def default_model(atoms: Atoms | None) -> str:
+    """Return the name of the first bundled potential whose elements cover the structure."""
+    from mlip.zoo import bundled_models, load
+
+    needed = set(atoms.numbers.tolist()) if atoms is not None else set()
+    for name in bundled_models():
+        if needed <= set(load(name).elements):
+            return name
+    from ase.data import chemical_symbols
+
+    symbols = ", ".join(chemical_symbols[number] for number in sorted(needed))
+    raise UnknownElementError(
+        f"no bundled potential covers {symbols} (bundled: {', '.join(bundled_models()) or 'none'}); "
+        "name one with --model FILE"
+    )
+
+
+def write_structure(path: Path, atoms: Atoms) -> None:
+    """Write a structure in the format that the suffix of ``path`` names.
+
+    Raises:
+        InputError: ASE can't write this format.
+        OSError: the disk or folder refuses.
+    """
+    from ase.io import write
+
+    try:
+        write(str(path), atoms)
+    except OSError:
+        raise
+    except Exception as error:
+        raise InputError(f"can't write {path}: {type(error).__name__}: {error}") from error
