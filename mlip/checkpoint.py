@@ -1,0 +1,136 @@
+"""Our weights file: one safetensors file, tensors plus a JSON header. Never pickle.
+
+The header holds the architecture, its hyperparameters, E0s, scale and shift, units, dtype and provenance. `FORMAT_VERSION`
+grows with each change of the format; `_upgrade` brings an older header to the present one, and files of every version stay
+in the tests.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+import mlip
+from mlip.errors import MLIPError, ModelFileError
+from mlip.models import ARCHITECTURES
+from mlip.potential import Potential
+
+FORMAT = "mlip-potential"
+FORMAT_VERSION = 1
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def save_potential(potential: Potential, path: str | PathLike[str]) -> None:
+    """Write `potential` to `path`: a complete file appears there or none does.
+
+    Raises:
+        OSError: the disk is full, or the folder does not exist or can't be written.
+    """
+    path = Path(path)
+    architecture = next(name for name, cls in ARCHITECTURES.items() if cls is type(potential.model))
+    header = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "package_version": mlip.__version__,
+        "architecture": architecture,
+        "hyperparameters": potential.model.hyperparameters,
+        "dtype": str(potential.dtype).removeprefix("torch."),
+        "E0s": {str(z): e for z, e in potential.E0s.items()},
+        "scale": potential.energy_scale.scale.item(),
+        "shift": potential.energy_scale.shift.item(),
+        "units": {"energy": "eV", "length": "Å"},
+        "metadata": potential.metadata,
+    }
+    tensors = {name: t.detach().cpu().contiguous() for name, t in potential.model.state_dict().items()}
+    data = save(tensors, metadata={"mlip": json.dumps(header, ensure_ascii=False)})
+    write_atomically(path, data)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace `path` by a file of `data` in one step; a kill or a full disk leaves the old file whole."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_header(path: str | PathLike[str]) -> dict[str, Any]:
+    """The JSON header of a weights file, in the present format's form.
+
+    Raises:
+        ModelFileError: not a weights file of ours, corrupt, or of a newer format.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            stored = (file.metadata() or {}).get("mlip")
+    except SafetensorError as error:
+        raise ModelFileError(
+            f"{path} is not a readable weights file ({error}); expected a complete *.safetensors file saved by mlip. "
+            "If it was copied or downloaded, do that again"
+        ) from error
+    if stored is None:
+        raise ModelFileError(f"{path} is a safetensors file of another program; expected one saved by mlip")
+    try:
+        header = json.loads(stored)
+        version = header["format_version"]
+        known = header["format"] == FORMAT and isinstance(version, int)
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ModelFileError(f"{path}: the header is damaged ({error}); restore the file from its source") from error
+    if not known:
+        raise ModelFileError(f"{path}: format {header['format']!r} version {version!r} is not known; expected {FORMAT!r}")
+    if version > FORMAT_VERSION:
+        raise ModelFileError(
+            f"{path} was written in format {version} by mlip {header.get('package_version')}; this is mlip "
+            f"{mlip.__version__}, which reads formats up to {FORMAT_VERSION}. Upgrade mlip"
+        )
+    return _upgrade(header)
+
+
+def _upgrade(header: dict[str, Any]) -> dict[str, Any]:
+    """Header of an older format version in the present form. Version 1 is the first."""
+    return header
+
+
+def load_potential(
+    path: str | PathLike[str], device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+) -> Potential:
+    """Read a potential; `dtype` None keeps the dtype of the file.
+
+    Raises:
+        ModelFileError: as `read_header`, or the tensors do not fit the header.
+        FileNotFoundError: there is no such file.
+    """
+    header = read_header(path)
+    try:
+        model = ARCHITECTURES[header["architecture"]](**header["hyperparameters"])
+        model.to(DTYPES[header["dtype"]])
+        with safe_open(path, framework="pt") as file:
+            model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+        potential = Potential(
+            model,
+            E0s={int(z): e for z, e in header["E0s"].items()},
+            scale=header["scale"],
+            shift=header["shift"],
+            metadata=header["metadata"],
+        )
+    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError, MLIPError) as error:
+        raise ModelFileError(
+            f"{path}: the weights do not fit the header ({type(error).__name__}: {error}); the file is damaged or was edited"
+        ) from error
+    potential.requires_grad_(False)
+    return potential.to(device=device, dtype=dtype or potential.dtype)

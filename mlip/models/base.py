@@ -1,0 +1,74 @@
+"""What every architecture is: a network from an AtomGraph to the atoms' energies."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from ase.data import chemical_symbols
+from torch import Tensor, nn
+
+from mlip.errors import InputError, UnknownElementError
+from mlip.graph import AtomGraph
+
+
+class AtomOutputs(NamedTuple):
+    """A network's answer per atom, in its own scale."""
+
+    energy: Tensor  # (N,)
+    features: Tensor | None = None  # (N, F), invariant descriptors
+
+
+class EnergyModel(nn.Module, ABC):
+    """Base class of the architectures. A model knows no units, no reference energies and no forces.
+
+    Attributes:
+        elements: atomic numbers the model knows, ascending.
+        cutoff: radius in Å beyond which two atoms do not interact.
+        isolated_is_E0: whether an atom without neighbors has zero energy in the network's own scale.
+        cutoff_smoothness: number of derivatives of the energy that are continuous across the cutoff.
+    """
+
+    isolated_is_E0: bool
+    cutoff_smoothness: int
+
+    def __init__(self, elements: Sequence[int], cutoff: float, **hyperparameters: Any) -> None:
+        super().__init__()
+        self.elements = tuple(sorted({int(z) for z in elements}))
+        if not self.elements or not all(1 <= z <= 118 for z in self.elements):
+            raise InputError(f"elements {list(elements)}: expected atomic numbers from 1 to 118, at least one")
+        if not cutoff > 0:
+            raise InputError(f"cutoff {cutoff}: expected a positive radius in Å")
+        self.cutoff = float(cutoff)
+        #: Arguments that rebuild the model, as they stand in a weights file.
+        self.hyperparameters: dict[str, Any] = {"elements": list(self.elements), "cutoff": self.cutoff, **hyperparameters}
+        index = torch.full((119,), -1)
+        index[list(self.elements)] = torch.arange(len(self.elements))
+        self.element_index: Tensor
+        self.register_buffer("element_index", index, persistent=False)
+
+    @abstractmethod
+    def forward(self, graph: AtomGraph) -> AtomOutputs:
+        """Atomic energies of all atoms of the batch."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    def species(self, numbers: Tensor) -> Tensor:
+        """Indices (N,) into `elements` of atomic numbers (N,).
+
+        Raises:
+            UnknownElementError: an element the model was not made for.
+        """
+        species = self.element_index[numbers]
+        if bool((species < 0).any()):
+            unknown = [chemical_symbols[z] for z in numbers[species < 0].unique().tolist()]
+            known = ", ".join(chemical_symbols[z] for z in self.elements)
+            raise UnknownElementError(
+                f"the model does not know {', '.join(unknown)}; it was trained for {known}. "
+                "Choose a model whose elements cover the structure"
+            )
+        return species

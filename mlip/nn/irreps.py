@@ -1,0 +1,98 @@
+"""Equivariant features with one number of channels for all irreps: tensors (rows, dim, channels).
+
+`dim` runs over the components of the irreps in order, as in e3nn; a feature of irreps `32x0e + 32x1o` is (N, 4, 32).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from e3nn import o3
+from torch import Tensor, nn
+
+from mlip.errors import InputError
+
+Irreps = tuple[o3.Irrep, ...]
+
+
+def parse_irreps(spec: str) -> tuple[int, Irreps]:
+    """Channels and irreps of, for example, "128x0e + 128x1o".
+
+    Raises:
+        InputError: not irreps in e3nn's notation, different multiplicities, an irrep twice, or no 0e.
+    """
+    try:
+        irreps = o3.Irreps(spec)
+    except ValueError as error:
+        raise InputError(f"{spec!r} are no irreps; expected e3nn's notation, such as '128x0e + 128x1o'") from error
+    multiplicities = {mul for mul, _ in irreps}
+    names = [ir for _, ir in irreps]
+    if len(multiplicities) != 1 or len(set(names)) != len(names) or o3.Irrep("0e") not in names:
+        raise InputError(
+            f"irreps {spec!r}: expected 0e and other irreps once each, all with the same number of channels, such as "
+            "'128x0e + 128x1o'"
+        )
+    return multiplicities.pop(), tuple(sorted(names))
+
+
+def spherical_irreps(l_max: int) -> Irreps:
+    """Irreps of the spherical harmonics up to l_max: parity (-1)^l."""
+    return tuple(o3.Irrep(degree, (-1) ** degree) for degree in range(l_max + 1))
+
+
+def slices(irreps: Sequence[o3.Irrep]) -> list[slice]:
+    """Where each irrep's components lie along `dim`."""
+    stops = torch.tensor([ir.dim for ir in irreps]).cumsum(0).tolist()
+    return [slice(stop - ir.dim, stop) for ir, stop in zip(irreps, stops, strict=True)]
+
+
+class IrrepsLinear(nn.Module):
+    """Mixes the channels of each irrep: (N, dim, fan_in) to (N, dim, fan_out), one matrix per irrep, no bias."""
+
+    def __init__(self, irreps: Irreps, fan_in: int, fan_out: int) -> None:
+        super().__init__()
+        self.slices = slices(irreps)
+        self.weights = nn.ParameterList(nn.Parameter(torch.randn(fan_in, fan_out)) for _ in irreps)
+        self.norm = 1 / math.sqrt(fan_in)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed = [x[:, s] @ (w * self.norm) for s, w in zip(self.slices, self.weights, strict=True)]
+        return mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1)
+
+
+class ElementLinear(nn.Module):
+    """As `IrrepsLinear` with matrices of the atom's element (Z, fan_in, fan_out): MACE's `skip_tp`.
+
+    Maps the irreps of `irreps_out` found in `irreps_in`; an output irrep the input lacks is zero.
+    """
+
+    def __init__(self, irreps_in: Irreps, irreps_out: Irreps, channels: int, num_elements: int) -> None:
+        super().__init__()
+        where = dict(zip(irreps_in, slices(irreps_in), strict=True))
+        self.blocks = [(ir.dim, where.get(ir)) for ir in irreps_out]
+        self.weights = nn.ParameterList(
+            nn.Parameter(torch.randn(num_elements, channels, channels)) for _, s in self.blocks if s is not None
+        )
+        self.norm = 1 / math.sqrt(channels * num_elements)
+
+    def forward(self, x: Tensor, species: Tensor) -> Tensor:
+        """Features `x` (N, dim_in, C) and element indices `species` (N,) to (N, dim_out, C)."""
+        weights, out = iter(self.weights), []
+        for dim, where in self.blocks:
+            if where is None:
+                out.append(x.new_zeros(x.shape[0], dim, x.shape[2]))
+            else:
+                out.append(self._by_element(x[:, where], species, next(weights) * self.norm))
+        return out[0] if len(out) == 1 else torch.cat(out, dim=1)
+
+    @staticmethod
+    def _by_element(x: Tensor, species: Tensor, weight: Tensor) -> Tensor:
+        if weight.shape[0] == 1:
+            return x @ weight[0]
+        out = torch.zeros_like(x)
+        for element in species.unique().tolist():
+            rows = (species == element).nonzero().squeeze(1)
+            out = out.index_add(0, rows, x[rows] @ weight[element])
+        return out

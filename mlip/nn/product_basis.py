@@ -1,0 +1,99 @@
+"""Symmetric contraction: the many-body (ACE) product basis of MACE.
+
+Batatia et al., NeurIPS 2022, eqs. 10-11. For each output irrep and order ν the products of ν components of the input,
+x[i1] ... x[iν], are coupled by generalised Clebsch-Gordan coefficients U[m, i1..iν, path] and summed with weights per
+path, channel and element. Only distinct monomials (i1 <= ... <= iν) with a non-zero coefficient are formed: 94 instead
+of 4096 for l_max = 3 and ν = 3, so that the whole is one matrix product over atoms and channels.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from itertools import permutations
+
+import torch
+from e3nn import o3
+from torch import Tensor, nn
+
+from mlip.nn.irreps import Irreps
+
+
+@lru_cache(maxsize=32)
+def _couplings(irreps: Irreps, order: int) -> list[tuple[o3.Irrep, Tensor]]:
+    """All ways to couple `order` copies of `irreps` from the left: [(irrep, (irrep.dim, dim, ..., dim))], sorted.
+
+    The order of the list is that of MACE's U matrices (e3nn's recursion), so that published path weights map one to one.
+    """
+    dim = sum(ir.dim for ir in irreps)
+    eye = torch.eye(dim, dtype=torch.float64)
+    if order == 1:
+        starts = torch.tensor([0] + [ir.dim for ir in irreps]).cumsum(0).tolist()
+        return [(ir, eye[start : start + ir.dim]) for ir, start in zip(irreps, starts, strict=False)]
+    found = []
+    for left, coefficients in _couplings(irreps, order - 1):
+        start = 0
+        for right in irreps:
+            for out in left * right:
+                cg = o3.wigner_3j(out.l, left.l, right.l, dtype=torch.float64) * out.dim**0.5
+                coupled = torch.einsum("jk,ijl->ikl", coefficients.flatten(1), cg)
+                full = torch.zeros(out.dim, *[dim] * order, dtype=torch.float64)
+                full[..., start : start + right.dim] = coupled.reshape(out.dim, *[dim] * (order - 1), right.dim)
+                found.append((out, full))
+            start += right.dim
+    return sorted(found, key=lambda item: item[0])
+
+
+@lru_cache(maxsize=64)
+def polynomial(irreps_in: Irreps, irrep_out: o3.Irrep, order: int) -> tuple[Tensor, Tensor] | None:
+    """Monomials (M, order) of input components and their coefficients (irrep_out.dim, paths, M); None without a path."""
+    paths = [u for ir, u in _couplings(irreps_in, order) if ir == irrep_out]
+    if not paths:
+        return None
+    dense = torch.stack(paths, dim=1)  # (dim_out, paths, dim_in, ..., dim_in)
+    # Summed over permutations, an entry is the monomial's coefficient times the number of permutations fixing it.
+    axes = list(permutations(range(2, order + 2)))
+    symmetric = torch.stack([dense.permute(0, 1, *p) for p in axes]).sum(0)
+    n = dense.shape[-1]
+    indices = torch.combinations(torch.arange(n), order, with_replacement=True)
+    stabiliser = torch.tensor([sum(tuple(i[k] for k in p) == tuple(i) for p in permutations(range(order))) for i in indices.tolist()])
+    coefficients = symmetric[(slice(None), slice(None), *indices.T)] / stabiliser
+    used = (coefficients.abs() > 1e-12).any(dim=0).any(dim=0)
+    return indices[used], coefficients[..., used].contiguous()
+
+
+class SymmetricContraction(nn.Module):
+    """Node features (N, dim_in, C) to many-body features (N, dim_out, C) of body order `correlation` + 1."""
+
+    def __init__(self, irreps_in: Irreps, irreps_out: Irreps, correlation: int, channels: int, num_elements: int) -> None:
+        super().__init__()
+        self.terms: list[tuple[int, str]] = []  # output irrep, name of the term
+        self.weights = nn.ParameterDict()  # "irrep_order" -> (Z, paths, C)
+        self.n_out = len(irreps_out)
+        for k, ir in enumerate(irreps_out):
+            for order in range(1, correlation + 1):
+                terms = polynomial(irreps_in, ir, order)
+                if terms is None:
+                    continue
+                monomials, coefficients = terms
+                name = f"{ir}_{order}"
+                self.terms.append((k, name))
+                self.register_buffer(f"monomials_{name}", monomials, persistent=False)
+                self.register_buffer(f"coefficients_{name}", coefficients, persistent=False)
+                paths = coefficients.shape[1]
+                self.weights[name] = nn.Parameter(torch.randn(num_elements, paths, channels) / paths)
+
+    def forward(self, x: Tensor, species: Tensor) -> Tensor:
+        components = x.transpose(0, 1).contiguous()  # (dim_in, N, C)
+        out: list[Tensor | None] = [None] * self.n_out
+        for k, name in self.terms:
+            monomials = self.get_buffer(f"monomials_{name}")
+            coefficients = self.get_buffer(f"coefficients_{name}").to(x.dtype)
+            dim_out, paths, count = coefficients.shape
+            product = components[monomials[:, 0]]
+            for factor in monomials.T[1:]:
+                product = product * components[factor]
+            basis = (coefficients.reshape(-1, count) @ product.flatten(1)).view(dim_out, paths, *x.shape[::2])
+            term = torch.einsum("mpnc,npc->nmc", basis, self.weights[name][species])
+            out[k] = term if out[k] is None else out[k] + term
+        blocks = [block for block in out if block is not None]
+        return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)

@@ -1,0 +1,123 @@
+"""Potential: an energy model with reference energies, and its forces and stresses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mlip.derivatives import derivatives, differentiable
+from mlip.energy_scale import EnergyScale
+from mlip.errors import InputError
+from mlip.graph import AtomGraph
+from mlip.models.base import EnergyModel
+from mlip.ops import segment_sum
+
+
+class Prediction(NamedTuple):
+    """What a potential says of a batch of B structures with N atoms."""
+
+    energy: Tensor  # (B,) eV, float64
+    atom_energies: Tensor  # (N,) eV, float64, E0 included: they sum to `energy`
+    forces: Tensor | None = None  # (N, 3) eV/Å
+    stress: Tensor | None = None  # (B, 3, 3) eV/Å³, positive under tension
+
+
+class Potential(nn.Module):
+    """Energies, forces and stresses from an `EnergyModel`.
+
+    Args:
+        model: the network.
+        E0s: energy of an isolated atom in eV by atomic number, for each of the model's elements.
+        scale: the network's energies are multiplied by this (eV).
+        shift: and this is added per atom (eV).
+        metadata: JSON-able provenance that is saved with the weights (training command, data, errors).
+    """
+
+    def __init__(
+        self,
+        model: EnergyModel,
+        E0s: Mapping[int, float],
+        scale: float = 1.0,
+        shift: float = 0.0,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.energy_scale = EnergyScale(model.elements, E0s, scale, shift)
+        self.metadata: dict[str, Any] = dict(metadata or {})
+
+    @property
+    def cutoff(self) -> float:
+        return self.model.cutoff
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        return self.model.elements
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.energy_scale.E0s.device
+
+    @property
+    def E0s(self) -> dict[int, float]:
+        return dict(zip(self.elements, self.energy_scale.E0s.tolist(), strict=True))
+
+    @property
+    def isolated_is_E0(self) -> bool:
+        """Whether an atom alone has exactly its reference energy."""
+        return self.model.isolated_is_E0 and self.energy_scale.shift.item() == 0
+
+    def forward(self, graph: AtomGraph, forces: bool = True, stress: bool = True, training: bool = False) -> Prediction:
+        """Evaluate a batch.
+
+        Args:
+            graph: positions and cell in float64 (recommended whatever the model's dtype is) or in the model's dtype.
+            forces: also the forces.
+            stress: also the stress; every structure needs a three-dimensional cell.
+            training: keep the graph of the derivatives, for a loss on forces.
+
+        Raises:
+            UnknownElementError: an element the model does not know.
+            InputError: stress of a structure without a three-dimensional cell.
+        """
+        graph_in, inputs = differentiable(graph, forces, stress)
+        with torch.set_grad_enabled(bool(inputs) or torch.is_grad_enabled()):
+            species = self.model.species(graph.numbers)
+            atom_energies = self.energy_scale(self.model(graph_in).energy, species)
+            energy = segment_sum(atom_energies, graph.batch, graph.n_graphs)
+            force, virial = derivatives(energy, inputs, graph, forces, stress, create_graph=training)
+        if not training:
+            energy, atom_energies = energy.detach(), atom_energies.detach()
+        return Prediction(energy, atom_energies, force, virial)
+
+    def isolated_energy(self, number: int) -> float:
+        """Energy in eV of one atom of atomic number `number` without neighbors: E0 + shift + scale · network."""
+        device = self.device
+        if number not in self.elements:
+            raise InputError(f"atomic number {number}: expected one of {list(self.elements)}")
+        none = torch.zeros(0, dtype=torch.int64, device=device)
+        atom = AtomGraph(
+            numbers=torch.tensor([number], device=device),
+            positions=torch.zeros(1, 3, dtype=torch.float64, device=device),
+            cell=torch.zeros(1, 3, 3, dtype=torch.float64, device=device),
+            pbc=torch.zeros(1, 3, dtype=torch.bool, device=device),
+            edge_index=none.view(2, 0),
+            edge_shift=none.view(0, 3),
+            batch=torch.zeros(1, dtype=torch.int64, device=device),
+            n_atoms=torch.ones(1, dtype=torch.int64, device=device),
+        )
+        return self(atom, forces=False, stress=False).energy.item()
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write one safetensors file with everything needed to load it again, atomically."""
+        from mlip.checkpoint import save_potential
+
+        save_potential(self, path)
