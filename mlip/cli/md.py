@@ -1,0 +1,112 @@
+"""``mlip md``: molecular dynamics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from mlip.cli.output import console, print_json, progress, table
+
+if TYPE_CHECKING:
+    from mlip.workflows.md import MDResult
+
+ALIASES = {"-o": "--output"}
+
+
+def command(
+    structure: Path,
+    model: str | None = None,
+    ensemble: Literal["nve", "nvt", "npt"] = "nvt",
+    temperature: float | None = None,
+    pressure: float = 0.0,
+    timestep: float = 1.0,
+    steps: int = 1000,
+    seed: int = 0,
+    interval: int = 10,
+    thermostat_time: float = 100.0,
+    barostat_time: float = 1000.0,
+    output: Path = Path("md.traj"),
+    resume: bool = False,
+    overwrite: bool = False,
+    plot: Path | None = None,
+    device: str = "auto",
+    dtype: Literal["float64", "float32"] = "float64",
+    json: bool = False,
+) -> None:
+    """Molecular dynamics. A killed run goes on exactly where it was with the same command and --resume.
+
+    Beside the trajectory lie TRAJ.log (energies, temperature) and TRAJ.state (what a resume needs).
+
+    Args:
+        structure: any file that ASE reads
+        model: weights file or name of a bundled potential; default: the bundled one that covers the elements
+        ensemble: nve (Verlet), nvt (Bussi) or npt (isotropic Martyna-Tobias-Klein)
+        temperature: K; default 300, in nve the velocities of the structure
+        pressure: GPa, npt only
+        timestep: fs
+        steps: total number of steps
+        seed: of initial velocities and thermostat
+        interval: steps between two frames
+        thermostat_time: relaxation time, fs
+        barostat_time: relaxation time, fs
+        output: trajectory, .traj or .xyz
+        resume: go on from the state of an earlier run, if there is one
+        overwrite: replace an existing trajectory
+        plot: write temperature and energy against time to this PNG
+        device: cpu, cuda or auto
+        dtype: arithmetic of the model
+        json: print the result as JSON on stdout
+    """
+    from mlip.cli.structures import make_calculator, read_structure
+    from mlip.workflows.md import run_md
+    from mlip.workflows.md_integrators import MDSettings
+
+    settings = MDSettings(
+        ensemble=ensemble,
+        temperature=300.0 if temperature is None and ensemble != "nve" else temperature,
+        pressure=pressure,
+        timestep=timestep,
+        seed=seed,
+        interval=interval,
+        thermostat_time=thermostat_time,
+        barostat_time=barostat_time,
+    )
+    atoms = read_structure(structure)
+    settings.check(atoms)
+    calculator = make_calculator(model, atoms, device=device, dtype=dtype)
+    with progress(f"md {ensemble}") as update:
+        result = run_md(
+            atoms,
+            calculator,
+            settings,
+            steps=steps,
+            trajectory=output,
+            resume=resume,
+            overwrite=overwrite,
+            progress=update,
+        )
+    if plot:
+        from mlip.workflows.plots import plot_md
+
+        plot_md(result, plot)
+    if json:
+        print_json(result.as_dict())
+    else:
+        _show(result)
+
+
+def _show(result: MDResult) -> None:
+    rows = [
+        ("time", f"{result.time_ps:g} ps, {result.steps} steps"),
+        ("temperature", f"{result.temperature_mean:.1f} ± {result.temperature_std:.1f} K"),
+        ("total energy", f"{result.energy:.6f} eV"),
+    ]
+    if result.drift is not None:
+        rows.append(("drift of the conserved energy", f"{result.drift:.1e} eV/atom/ps"))
+    if result.pressure_mean is not None:
+        rows.append(("pressure", f"{result.pressure_mean:.3f} GPa"))
+    if result.volume_mean is not None:
+        rows.append(("volume", f"{result.volume_mean:.2f} Å³"))
+    out = console()
+    out.print(table(f"{result.ensemble}, {result.n_atoms} atoms", ("", "second half of the run"), rows))
+    out.print(f"written: {result.trajectory} ({result.frames} frames), {result.trajectory}.log")
