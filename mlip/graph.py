@@ -37,6 +37,11 @@ class AtomGraph(NamedTuple):
         translation = (shift.unsqueeze(1) @ cell).squeeze(1) if self.n_graphs > 1 else shift @ cell[0]
         return self.positions[neighbor] - self.positions[center] + translation
 
+    def within(self, cutoff: float) -> AtomGraph:
+        """The graph with only the pairs closer than `cutoff` (Å)."""
+        keep = self.edge_vectors().square().sum(dim=1) < cutoff**2
+        return self._replace(edge_index=self.edge_index[:, keep], edge_shift=self.edge_shift[keep])
+
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> AtomGraph:
         """Copy on `device`, with positions and cell in `dtype`."""
         moved = (t.to(device) for t in self) if device is not None else iter(self)

@@ -13,7 +13,7 @@ from mlip.errors import InputError
 from mlip.graph import AtomGraph
 from mlip.models.base import AtomOutputs, EnergyModel
 from mlip.nn.cutoff import PolynomialCutoff
-from mlip.nn.irreps import ElementLinear, Irreps, IrrepsLinear, parse_irreps, slices, spherical_irreps
+from mlip.nn.irreps import ElementLinear, Irreps, IrrepsLinear, parse_irreps, slices, spherical_irreps, wigner_3j
 from mlip.nn.product_basis import SymmetricContraction
 from mlip.nn.radial import SILU_GAIN, BesselBasis, RadialMLP
 from mlip.ops import segment_sum
@@ -42,7 +42,7 @@ class Message(nn.Module):
         # Stable by output irrep, as e3nn sorts its path outputs.
         self.paths = [(out, where_in[i], where_y[j], irreps_in[i], harmonics[j]) for out, i, j in sorted(paths, key=lambda p: p[0])]
         for k, (out, _, _, left, right) in enumerate(self.paths):
-            cg = o3.wigner_3j(left.l, right.l, out.l, dtype=torch.float64) * math.sqrt(out.dim)
+            cg = wigner_3j(left.l, right.l, out.l) * math.sqrt(out.dim)
             self.register_buffer(f"coupling_{k}", cg.permute(1, 2, 0).flatten(1), persistent=False)  # (Y, out*in)
         self.radial = RadialMLP([*radial_sizes, len(self.paths) * channels])
         fan_in = {ir: channels * sum(out == ir for out, *_ in self.paths) for ir in harmonics}
@@ -141,7 +141,7 @@ class MACE(EnergyModel):
         num_polynomial_cutoff: p of the polynomial envelope.
         radial_mlp: hidden sizes of the radial perceptron.
         avg_num_neighbors: messages are divided by this; the mean number of neighbors in the training set.
-        mlp_irreps: hidden layer of the last readout, scalars such as "16x0e".
+        mlp_irreps: hidden layer of the last readout, scalars such as "16x0e"; a single layer's readout is linear.
         residual_first: a residual first layer, as `ScaleShiftMACE` has it; without it an atom alone has zero energy.
     """
 
@@ -209,7 +209,7 @@ class MACE(EnergyModel):
                     residual=residual_first or t > 0,
                 )
             )
-            self.readouts.append(Readout(channels, readout_width if last else None))
+            self.readouts.append(Readout(channels, readout_width if last and t > 0 else None))
             irreps = irreps_out
 
     def forward(self, graph: AtomGraph) -> AtomOutputs:

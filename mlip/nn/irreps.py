@@ -17,6 +17,17 @@ from mlip.errors import InputError
 Irreps = tuple[o3.Irrep, ...]
 
 
+#: Triples whose Wigner 3j symbol in e3nn 0.6 has the opposite sign of e3nn 0.4, with which published MACE weights were
+#: trained (all permutations of a triple alike; compared for all l <= 6).
+_FLIPPED = {(1, 2, 2), (1, 3, 3), (1, 4, 4), (1, 5, 5), (1, 6, 6), (3, 4, 6), (3, 5, 7), (3, 6, 8), (4, 4, 5), (4, 5, 6), (4, 6, 7), (5, 5, 5), (5, 6, 6)}  # fmt: skip
+
+
+def wigner_3j(l1: int, l2: int, l3: int) -> Tensor:
+    """Wigner 3j symbols (2 l1 + 1, 2 l2 + 1, 2 l3 + 1) of real harmonics in float64, with the signs of e3nn 0.4."""
+    sign = -1 if tuple(sorted((l1, l2, l3))) in _FLIPPED else 1
+    return sign * o3.wigner_3j(l1, l2, l3, dtype=torch.float64)
+
+
 def parse_irreps(spec: str) -> tuple[int, Irreps]:
     """Channels and irreps of, for example, "128x0e + 128x1o".
 

@@ -15,14 +15,16 @@ import torch
 from e3nn import o3
 from torch import Tensor, nn
 
-from mlip.nn.irreps import Irreps
+from mlip.errors import InputError
+from mlip.nn.irreps import Irreps, wigner_3j
 
 
 @lru_cache(maxsize=32)
-def _couplings(irreps: Irreps, order: int) -> list[tuple[o3.Irrep, Tensor]]:
+def _couplings(irreps: Irreps, order: int, natural: bool) -> list[tuple[o3.Irrep, Tensor]]:
     """All ways to couple `order` copies of `irreps` from the left: [(irrep, (irrep.dim, dim, ..., dim))], sorted.
 
-    The order of the list is that of MACE's U matrices (e3nn's recursion), so that published path weights map one to one.
+    With `natural`, only through irreps of parity (-1)^l. The order of the list is that of MACE's U matrices (e3nn's
+    recursion), so that published path weights map one to one.
     """
     dim = sum(ir.dim for ir in irreps)
     eye = torch.eye(dim, dtype=torch.float64)
@@ -30,11 +32,13 @@ def _couplings(irreps: Irreps, order: int) -> list[tuple[o3.Irrep, Tensor]]:
         starts = torch.tensor([0] + [ir.dim for ir in irreps]).cumsum(0).tolist()
         return [(ir, eye[start : start + ir.dim]) for ir, start in zip(irreps, starts, strict=False)]
     found = []
-    for left, coefficients in _couplings(irreps, order - 1):
+    for left, coefficients in _couplings(irreps, order - 1, natural):
         start = 0
         for right in irreps:
             for out in left * right:
-                cg = o3.wigner_3j(out.l, left.l, right.l, dtype=torch.float64) * out.dim**0.5
+                if natural and out.p != (-1) ** out.l:
+                    continue
+                cg = wigner_3j(out.l, left.l, right.l) * out.dim**0.5
                 coupled = torch.einsum("jk,ijl->ikl", coefficients.flatten(1), cg)
                 full = torch.zeros(out.dim, *[dim] * order, dtype=torch.float64)
                 full[..., start : start + right.dim] = coupled.reshape(out.dim, *[dim] * (order - 1), right.dim)
@@ -46,17 +50,18 @@ def _couplings(irreps: Irreps, order: int) -> list[tuple[o3.Irrep, Tensor]]:
 @lru_cache(maxsize=64)
 def polynomial(irreps_in: Irreps, irrep_out: o3.Irrep, order: int) -> tuple[Tensor, Tensor] | None:
     """Monomials (M, order) of input components and their coefficients (irrep_out.dim, paths, M); None without a path."""
-    paths = [u for ir, u in _couplings(irreps_in, order) if ir == irrep_out]
+    # MACE restricts the intermediates at order 4, and only there.
+    paths = [u for ir, u in _couplings(irreps_in, order, natural=order >= 4) if ir == irrep_out]
     if not paths:
         return None
     dense = torch.stack(paths, dim=1)  # (dim_out, paths, dim_in, ..., dim_in)
-    # Summed over permutations, an entry is the monomial's coefficient times the number of permutations fixing it.
-    axes = list(permutations(range(2, order + 2)))
-    symmetric = torch.stack([dense.permute(0, 1, *p) for p in axes]).sum(0)
-    n = dense.shape[-1]
-    indices = torch.combinations(torch.arange(n), order, with_replacement=True)
-    stabiliser = torch.tensor([sum(tuple(i[k] for k in p) == tuple(i) for p in permutations(range(order))) for i in indices.tolist()])
-    coefficients = symmetric[(slice(None), slice(None), *indices.T)] / stabiliser
+    # Summed over permutations, an entry is the monomial's coefficient times the number of permutations that fix it.
+    symmetric = torch.zeros_like(dense)
+    for p in permutations(range(2, order + 2)):
+        symmetric += dense.permute(0, 1, *p)
+    indices = torch.combinations(torch.arange(dense.shape[-1]), order, with_replacement=True)
+    fixing = [sum(all(i[k] == i[q] for k, q in enumerate(p)) for p in permutations(range(order))) for i in indices.tolist()]
+    coefficients = symmetric[(slice(None), slice(None), *indices.T)] / torch.tensor(fixing)
     used = (coefficients.abs() > 1e-12).any(dim=0).any(dim=0)
     return indices[used], coefficients[..., used].contiguous()
 
@@ -81,6 +86,8 @@ class SymmetricContraction(nn.Module):
                 self.register_buffer(f"coefficients_{name}", coefficients, persistent=False)
                 paths = coefficients.shape[1]
                 self.weights[name] = nn.Parameter(torch.randn(num_elements, paths, channels) / paths)
+            if not any(block == k for block, _ in self.terms):
+                raise InputError(f"no product of {correlation} components of {irreps_in} gives the hidden irrep {ir}; leave it out")
 
     def forward(self, x: Tensor, species: Tensor) -> Tensor:
         components = x.transpose(0, 1).contiguous()  # (dim_in, N, C)
