@@ -1,0 +1,160 @@
+// The part of libtorch's stable C ABI that the operators use, declared here so that building needs no torch.
+//
+// The functions are those of torch/csrc/stable/c/shim.h and torch/csrc/inductor/aoti_torch/c/shim.h; torch keeps them
+// for two years after a release. They are resolved by the torch that is loaded at run time (2.11 or newer).
+#pragma once
+#include <cstdint>
+#include <cstring>
+#include <exception>
+#include <initializer_list>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+extern "C" {
+struct AtenTensorOpaque;
+struct TorchLibraryOpaque;
+using AtenTensorHandle = AtenTensorOpaque*;
+using TorchLibraryHandle = TorchLibraryOpaque*;
+using StableIValue = uint64_t;
+using BoxedFunction = void (*)(StableIValue* stack, uint64_t n_arguments, uint64_t n_outputs);
+
+int32_t aoti_torch_library_init_fragment(const char* name, const char* file, uint32_t line, TorchLibraryHandle*);
+int32_t aoti_torch_library_init_impl(const char* name, const char* key, const char* file, uint32_t line,
+                                     TorchLibraryHandle*);
+int32_t aoti_torch_library_def(TorchLibraryHandle, const char* schema);
+int32_t torch_library_impl(TorchLibraryHandle, const char* name, BoxedFunction, uint64_t abi_version);
+
+int32_t aoti_torch_delete_tensor_object(AtenTensorHandle);
+int32_t aoti_torch_get_sizes(AtenTensorHandle, int64_t**);
+int32_t aoti_torch_get_dim(AtenTensorHandle, int64_t*);
+int32_t aoti_torch_get_dtype(AtenTensorHandle, int32_t*);
+int32_t aoti_torch_get_device_type(AtenTensorHandle, int32_t*);
+int32_t aoti_torch_get_device_index(AtenTensorHandle, int32_t*);
+int32_t aoti_torch_is_contiguous(AtenTensorHandle, bool*);
+int32_t aoti_torch_get_data_ptr(AtenTensorHandle, void**);
+int32_t aoti_torch_empty_strided(int64_t ndim, const int64_t* sizes, const int64_t* strides, int32_t dtype,
+                                 int32_t device_type, int32_t device_index, AtenTensorHandle*);
+int32_t torch_parallel_for(int64_t begin, int64_t end, int64_t grain, void (*)(int64_t, int64_t, void*), void*);
+int32_t aoti_torch_dtype_bool();
+int32_t aoti_torch_dtype_int64();
+int32_t aoti_torch_dtype_float32();
+int32_t aoti_torch_dtype_float64();
+int32_t aoti_torch_device_type_cpu();
+}
+
+namespace abi {
+
+constexpr uint64_t target_version = (uint64_t{2} << 56) | (uint64_t{11} << 48);  // torch 2.11
+
+inline void check(int32_t status, const char* call) {
+  if (status != 0) throw std::runtime_error(std::string("mlip: torch refused ") + call);
+}
+#define MLIP_ABI(call) ::abi::check(call, #call)
+
+template <class T>
+T from_stack(StableIValue value) {
+  static_assert(sizeof(T) <= sizeof value);
+  T out;
+  std::memcpy(&out, &value, sizeof out);
+  return out;
+}
+
+// Owns one reference to a tensor. An operator owns its arguments, so each is wrapped before anything can throw.
+class Tensor {
+ public:
+  explicit Tensor(StableIValue value) : handle_(from_stack<AtenTensorHandle>(value)) {}
+  explicit Tensor(AtenTensorHandle handle) : handle_(handle) {}
+  Tensor(Tensor&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+  Tensor(const Tensor&) = delete;
+  Tensor& operator=(const Tensor&) = delete;
+  ~Tensor() {
+    if (handle_) aoti_torch_delete_tensor_object(handle_);
+  }
+
+  int64_t ndim() const { return get<int64_t>(aoti_torch_get_dim); }
+  int64_t size(int axis) const { return get<int64_t*>(aoti_torch_get_sizes)[axis]; }
+  int32_t dtype() const { return get<int32_t>(aoti_torch_get_dtype); }
+  int32_t device_type() const { return get<int32_t>(aoti_torch_get_device_type); }
+  int32_t device_index() const { return get<int32_t>(aoti_torch_get_device_index); }
+  bool contiguous() const { return get<bool>(aoti_torch_is_contiguous); }
+  bool on_cpu() const { return device_type() == aoti_torch_device_type_cpu(); }
+  template <class T>
+  T* data() const {
+    return static_cast<T*>(get<void*>(aoti_torch_get_data_ptr));
+  }
+
+  // An uninitialised, contiguous tensor on the same device.
+  Tensor new_empty(std::initializer_list<int64_t> shape, int32_t dtype) const {
+    const auto ndim = static_cast<int64_t>(shape.size());
+    int64_t strides[8], stride = 1;
+    for (int64_t axis = ndim - 1; axis >= 0; axis--) {
+      strides[axis] = stride;
+      stride *= shape.begin()[axis];
+    }
+    AtenTensorHandle made = nullptr;
+    MLIP_ABI(aoti_torch_empty_strided(ndim, shape.begin(), strides, dtype, device_type(), device_index(), &made));
+    return Tensor(made);
+  }
+
+  // Hands the reference over to the caller of the operator.
+  StableIValue release() {
+    StableIValue value = 0;
+    std::memcpy(&value, &handle_, sizeof handle_);
+    handle_ = nullptr;
+    return value;
+  }
+
+ private:
+  template <class T>
+  T get(int32_t (*getter)(AtenTensorHandle, T*)) const {
+    T out{};
+    MLIP_ABI(getter(handle_, &out));
+    return out;
+  }
+  AtenTensorHandle handle_;
+};
+
+// body(begin, end) over torch's own threads; the first exception thrown by a body is thrown again here.
+template <class Body>
+void parallel_for(int64_t begin, int64_t end, int64_t grain, const Body& body) {
+  struct Context {
+    const Body& body;
+    std::mutex mutex;
+    std::exception_ptr error;
+  } context{body, {}, nullptr};
+  const auto run = [](int64_t first, int64_t last, void* pointer) {
+    auto& shared = *static_cast<Context*>(pointer);
+    try {
+      shared.body(first, last);
+    } catch (...) {
+      const std::lock_guard<std::mutex> lock(shared.mutex);
+      if (!shared.error) shared.error = std::current_exception();
+    }
+  };
+  MLIP_ABI(torch_parallel_for(begin, end, grain, run, &context));
+  if (context.error) std::rethrow_exception(context.error);
+}
+
+// Registers operators when the library is loaded; lives as long as the process.
+class Library {
+ public:
+  explicit Library(const char* name) { MLIP_ABI(aoti_torch_library_init_fragment(name, __FILE__, __LINE__, &handle_)); }
+  Library(const char* name, const char* dispatch_key) {
+    MLIP_ABI(aoti_torch_library_init_impl(name, dispatch_key, __FILE__, __LINE__, &handle_));
+  }
+  Library& def(const char* schema) {
+    MLIP_ABI(aoti_torch_library_def(handle_, schema));
+    return *this;
+  }
+  Library& impl(const char* name, BoxedFunction function) {
+    MLIP_ABI(torch_library_impl(handle_, name, function, target_version));
+    return *this;
+  }
+
+ private:
+  TorchLibraryHandle handle_ = nullptr;
+};
+
+}  // namespace abi
