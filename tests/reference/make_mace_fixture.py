@@ -108,6 +108,7 @@ CASES = {
     "one_layer": case("MACE", "6x0e", silicon_oxygen(), num_interactions=1, max_ell=2),
     "corr4": case("ScaleShiftMACE", "3x0e + 3x1o", organic(), correlation=4, max_ell=2),
     "zbl": case("ScaleShiftMACE", "4x0e + 4x1o", silicon_oxygen(), max_ell=1, correlation=2, pair_repulsion=True),
+    "vector_l3": case("ScaleShiftMACE", "4x0e + 4x1o", silicon_oxygen()),
 }  # fmt: skip
 
 
