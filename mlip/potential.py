@@ -88,8 +88,8 @@ class Potential(nn.Module):
             UnknownElementError: an element the model does not know.
             InputError: stress of a structure without a three-dimensional cell.
         """
-        graph_in, inputs = differentiable(graph, forces, stress)
-        with torch.set_grad_enabled(bool(inputs) or torch.is_grad_enabled()):
+        with torch.set_grad_enabled(forces or stress or torch.is_grad_enabled()):
+            graph_in, inputs = differentiable(graph, forces, stress)
             species = self.model.species(graph.numbers)
             atom_energies = self.energy_scale(self.model(graph_in).energy, species)
             energy = segment_sum(atom_energies, graph.batch, graph.n_graphs)

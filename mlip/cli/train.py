@@ -1,0 +1,46 @@
+"""`mlip train`: options are the fields of `TrainingConfig`."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import sys
+import typing
+from typing import Any
+
+from mlip.training.config import TrainingConfig
+
+
+def command(**options: Any) -> None:
+    """Replaced below by the configuration's own description."""
+    as_json = options.pop("json")
+    config = TrainingConfig(**options)
+
+    from mlip.cli.output import console, print_json
+    from mlip.errors import MissingDependencyError
+
+    try:
+        from mlip.training.train import train
+    except ModuleNotFoundError as error:
+        if error.name != "lightning":
+            raise
+        raise MissingDependencyError("training needs lightning; install it with pip install 'mlip-torch[train]'") from error
+    result = train(config, console(as_json), ["mlip", *sys.argv[1:]])
+    if as_json:
+        print_json(result.as_dict())
+
+
+def _take_signature() -> None:
+    """Give `command` the parameters, types and help of the configuration, from which the parser is made."""
+    hints = typing.get_type_hints(TrainingConfig)
+    parameters = [
+        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name])
+        for f in dataclasses.fields(TrainingConfig)
+    ]
+    parameters.append(inspect.Parameter("json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=bool))
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    command.__doc__ = f"{inspect.getdoc(TrainingConfig)}\n    json: print the result as JSON on stdout, all else on stderr\n"
+
+
+_take_signature()

@@ -1,0 +1,1 @@
+"""Labelled structures: reading, reference energies, splits, statistics, batches, error measures."""

@@ -1,0 +1,36 @@
+"""A potential's predictions for labelled structures, in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlip.data.batches import LabelledBatch
+from mlip.potential import Potential
+
+
+class Predicted(NamedTuple):
+    """Prediction for one structure: eV, eV/Å (N, 3), eV/Å³ (3, 3); stress None where it was not asked for."""
+
+    energy: float
+    forces: NDArray[np.float64]
+    stress: NDArray[np.float64] | None
+
+
+def predict(potential: Potential, batches: Iterable[LabelledBatch], stress: bool = True) -> Iterator[Predicted]:
+    """Predictions in the order of the structures; stress where the structure is periodic in three dimensions."""
+    for batch in batches:
+        graph = batch.graph.to(potential.device)
+        with_stress = stress and bool(graph.pbc.all(dim=1).any())
+        prediction = potential(graph, forces=True, stress=with_stress)
+        energies = prediction.energy.detach().double().cpu().numpy()
+        forces = prediction.forces.detach().double().cpu().numpy()
+        split = np.split(forces, np.cumsum(graph.n_atoms.cpu().numpy())[:-1])
+        tensors = prediction.stress.detach().double().cpu().numpy() if with_stress else None
+        periodic = graph.pbc.all(dim=1).tolist()
+        for index, energy in enumerate(energies):
+            tensor = tensors[index] if tensors is not None and periodic[index] else None
+            yield Predicted(float(energy), split[index], tensor)

@@ -1,0 +1,1 @@
+"""Training of potentials: configuration, loss, engine, outputs. Needs the extra `train` (lightning)."""

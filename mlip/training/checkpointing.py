@@ -1,0 +1,60 @@
+"""Checkpoints that survive a kill at any instant: written beside, flushed, then renamed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mlip.errors import InputError, ModelFileError
+
+VERSION = 1
+#: Options that may differ between a run and its continuation.
+FREE_OPTIONS = frozenset({"max_num_epochs", "max_time", "patience", "restart_latest", "plot", "device", "work_dir"})
+
+
+def save_checkpoint(state: dict[str, Any], path: Path) -> None:
+    """Write `state` (tensors, numbers, strings and containers of them) atomically."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as stream:
+        torch.save({"version": VERSION, **state}, stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
+
+
+def load_checkpoint(path: Path, config: dict[str, Any], data: dict[str, str]) -> dict[str, Any]:
+    """Read a checkpoint for continuing a run.
+
+    Args:
+        path: the file.
+        config: options of the run; all but a few must be those of the checkpoint.
+        data: SHA-256 of the data files by option; they must be those of the checkpoint.
+
+    Raises:
+        ModelFileError: not a checkpoint of ours, damaged, or of a newer version.
+        InputError: options or data differ.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        version = int(state["version"])
+    except OSError:
+        raise
+    except Exception as error:  # torch raises many types on a file that is not its own
+        raise ModelFileError(f"{path} is not a training checkpoint or is damaged: {type(error).__name__}") from error
+    if version > VERSION:
+        raise ModelFileError(f"{path} has checkpoint version {version}, newer than this package's {VERSION}; update mlip")
+    changed = [
+        f"--{name} {state['config'].get(name)} -> {value}"
+        for name, value in config.items()
+        if name not in FREE_OPTIONS and not name.endswith("_file") and state["config"].get(name) != value
+    ]
+    changed += [f"content of --{name}" for name, sha in data.items() if state["data"].get(name) != sha]
+    if changed:
+        raise InputError(
+            f"{path} belongs to a different run ({'; '.join(changed)}); use the same options, another --name, or "
+            "leave out --restart_latest"
+        )
+    return state  # type: ignore[no-any-return]

@@ -1,0 +1,125 @@
+"""Lightning's Trainer, told to do only what a run needs and to stay quiet."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lightning as L
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from mlip.data.batches import LabelledBatch
+from mlip.training import report
+from mlip.training.config import TrainingConfig
+from mlip.training.module import TrainingModule
+
+
+class Progress(L.Callback):
+    """Reports and saves: a bar over the steps on a terminal, a line per validation, a checkpoint per epoch."""
+
+    def __init__(self, config: TrainingConfig, console: Console, save: Callable[[], None]) -> None:
+        self.config, self.console, self.save = config, console, save
+        self.epochs_saved = 0
+        self.bar: Bar | None = None
+
+    def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if not self.console.is_terminal or self.console.quiet:
+            return
+        columns = (TextColumn("epoch {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.bar = Bar(*columns, console=self.console, transient=True)
+        self.bar.add_task(str(_as_ours(module).epoch + 1), total=trainer.num_training_batches)
+        self.bar.start()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: LabelledBatch, batch_idx: int
+    ) -> None:
+        if self.bar:
+            self.bar.update(self.bar.task_ids[0], completed=batch_idx + 1)
+
+    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._stop_bar()
+        ours = _as_ours(module)
+        record = ours.history[-1]
+        report.append_log(record, self.config.file("_log.jsonl"))
+        self.console.print(
+            report.validation_line(record, self.config, ours.seconds_left, ours.best.epoch == record["epoch"])
+        )
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._stop_bar()
+        if _as_ours(module).epoch_is_complete:
+            self.save()
+            self.epochs_saved += 1
+
+    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
+        self._stop_bar()
+
+    def _stop_bar(self) -> None:
+        if self.bar:
+            self.bar.stop()
+            self.bar = None
+
+
+def _as_ours(module: L.LightningModule) -> TrainingModule:
+    assert isinstance(module, TrainingModule)
+    return module
+
+
+def fit(module: TrainingModule, training: Any, validation: Any, progress: Progress, device: str) -> None:
+    """Train until the epochs, the time or the patience are used up.
+
+    Raises:
+        KeyboardInterrupt: on Ctrl-C.
+        MLIPError: the loss is not finite.
+    """
+    config = module.config
+    if module.first_epoch >= config.max_num_epochs or module.time_is_up:
+        return
+    handler = signal.getsignal(signal.SIGINT)
+    with quiet_lightning():
+        trainer = L.Trainer(
+            accelerator="gpu" if device == "cuda" else device,
+            devices=1,
+            max_epochs=config.max_num_epochs - module.first_epoch,
+            gradient_clip_val=config.clip_grad or None,
+            check_val_every_n_epoch=config.eval_interval,
+            num_sanity_val_steps=0,
+            callbacks=[progress],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            inference_mode=False,
+            use_distributed_sampler=False,
+        )
+        try:
+            trainer.fit(module, training, validation)
+        except SystemExit as stop:  # what Lightning makes of Ctrl-C, after disabling the key
+            raise KeyboardInterrupt from stop
+        finally:
+            module.elapsed_before, module.started = module.elapsed, time.monotonic()
+            if handler is not None and signal.getsignal(signal.SIGINT) is not handler:
+                signal.signal(signal.SIGINT, handler)
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Silence Lightning's tips and remarks about hardware and workers, inside the context only."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning.*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,21 @@
+"""Adam with the weight decay of MACE: on the linear maps inside the layers, not on embeddings and readouts."""
+
+from __future__ import annotations
+
+import torch
+
+from mlip.potential import Potential
+from mlip.training.config import TrainingConfig
+
+#: Parts of the networks whose weights decay, those of MACE: mixing after the message, skip connection, product basis.
+DECAYED = frozenset({"mix", "skip", "contraction", "product"})
+
+
+def make_optimizer(potential: Potential, config: TrainingConfig) -> torch.optim.Optimizer:
+    """The optimizer of a run, its state on the device of the weights."""
+    decayed, free = [], []
+    for name, parameter in potential.named_parameters():
+        if parameter.requires_grad:
+            (decayed if DECAYED & set(name.split(".")) else free).append(parameter)
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    return torch.optim.Adam([g for g in groups if g["params"]], lr=config.lr, amsgrad=config.amsgrad)

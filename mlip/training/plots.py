@@ -1,0 +1,90 @@
+"""Learning curve and parity plots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlip.data.labels import LabelledStructure
+from mlip.data.predict import Predicted
+from mlip.units import EV_PER_A3_TO_GPA
+
+Pairs = Sequence[tuple[LabelledStructure, Predicted]]
+COLORS = {"train": "#9aa5b1", "valid": "#2f6db5", "test": "#d9822b"}
+
+
+def plot_learning_curve(history: Sequence[dict[str, Any]], path: Path) -> None:
+    """Losses, validation errors and learning rate against the epoch."""
+    from matplotlib.figure import Figure
+
+    epochs = [r["epoch"] for r in history]
+    errors = [
+        ("energy", "meV/atom", 1e3),
+        ("forces", "meV/Å", 1e3),
+        ("stress", "GPa", EV_PER_A3_TO_GPA),
+    ]
+    shown = [e for e in errors if any(f"valid_{e[0]}_rmse" in r for r in history)]
+    figure = Figure(figsize=(3.6 * (len(shown) + 2), 3.2), layout="constrained")
+    axes = figure.subplots(1, len(shown) + 2)
+    axes[0].plot(epochs, [r["loss"] for r in history], color=COLORS["train"], label="training")
+    axes[0].plot(epochs, [r["valid_loss"] for r in history], color=COLORS["valid"], label="validation")
+    axes[0].set_ylabel("loss")
+    axes[0].legend(frameon=False)
+    for axis, (name, unit, factor) in zip(axes[1:-1], shown, strict=True):
+        values = [factor * r.get(f"valid_{name}_rmse", float("nan")) for r in history]
+        axis.plot(epochs, values, color=COLORS["valid"])
+        axis.set_ylabel(f"validation {name} RMSE / {unit}")
+    axes[-1].plot(epochs, [r["lr"] for r in history], color=COLORS["train"])
+    axes[-1].set_ylabel("learning rate")
+    for axis in axes:
+        axis.set_xlabel("epoch")
+        axis.grid(alpha=0.3)
+    for axis in axes[:-1]:
+        axis.set_yscale("log")
+    figure.savefig(path, dpi=120)
+
+
+def plot_parity(sets: dict[str, Pairs], path: Path) -> None:
+    """Predicted against reference energies per atom, forces and stresses, one panel each."""
+    from matplotlib.figure import Figure
+
+    panels = [
+        ("energy", "energy / eV/atom", _energies),
+        ("forces", "forces / eV/Å", _forces),
+        ("stress", "stress / GPa", _stresses),
+    ]
+    data = [(label, {name: values(pairs) for name, pairs in sets.items()}) for _, label, values in panels]
+    data = [(label, by_set) for label, by_set in data if any(v.size for v in by_set.values())]
+    figure = Figure(figsize=(4.2 * len(data), 4.0), layout="constrained")
+    for axis, (label, by_set) in zip(figure.subplots(1, len(data), squeeze=False)[0], data, strict=True):
+        for name, values in by_set.items():
+            axis.plot(*values, ".", markersize=3, color=COLORS.get(name), label=name, rasterized=True)
+        both = np.concatenate([v.ravel() for v in by_set.values()])
+        axis.axline((both.min(), both.min()), slope=1, color="black", linewidth=0.6)
+        axis.set_xlabel(f"reference {label}")
+        axis.set_ylabel(f"predicted {label}")
+        axis.legend(frameon=False, markerscale=3)
+    figure.savefig(path, dpi=120)
+
+
+def _energies(pairs: Pairs) -> np.ndarray:
+    """(2, n): reference and predicted."""
+    values = [(s.energy / len(s.atoms), p.energy / len(s.atoms)) for s, p in pairs if s.energy is not None]
+    return np.array(values).reshape(-1, 2).T
+
+
+def _forces(pairs: Pairs) -> np.ndarray:
+    values = [np.stack([s.forces.ravel(), p.forces.ravel()]) for s, p in pairs if s.forces is not None]
+    return np.concatenate([np.empty((2, 0)), *values], axis=1)
+
+
+def _stresses(pairs: Pairs) -> np.ndarray:
+    values = [
+        EV_PER_A3_TO_GPA * np.stack([s.stress.ravel(), p.stress.ravel()])
+        for s, p in pairs
+        if s.stress is not None and p.stress is not None
+    ]
+    return np.concatenate([np.empty((2, 0)), *values], axis=1)

@@ -1,0 +1,192 @@
+"""A training run from configuration to potential: `train(config)`."""
+
+from __future__ import annotations
+
+import datetime
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+import mlip
+from mlip.data.batches import batches, training_loader, validation_loader
+from mlip.data.metrics import errors_of
+from mlip.data.predict import Predicted, predict
+from mlip.errors import InputError, MLIPError
+from mlip.potential import Potential
+from mlip.training import report
+from mlip.training.checkpointing import load_checkpoint, save_checkpoint
+from mlip.training.config import TrainingConfig
+from mlip.training.engine import Progress, fit
+from mlip.training.loss import PENALTIES, Loss
+from mlip.training.module import TrainingModule, load_weights
+from mlip.training.plots import plot_learning_curve, plot_parity
+from mlip.training.setup import TrainingData, build_potential, load_data
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """Outcome of a run."""
+
+    potential: Potential
+    path: Path
+    best_epoch: int
+    epochs: int
+    seconds: float
+    errors: dict[str, dict[str, float | int | None]]  # by set
+    history: list[dict[str, Any]]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "model": str(self.path),
+            "best_epoch": self.best_epoch,
+            "epochs": self.epochs,
+            "seconds": self.seconds,
+            "errors": self.errors,
+        }
+
+
+def train(config: TrainingConfig, console: Console | None = None, command: Sequence[str] = ()) -> TrainingResult:
+    """Train a potential and write it with its log and plots into the work folder.
+
+    Args:
+        config: what to do.
+        console: where to report; nowhere by default.
+        command: command line, for the provenance in the potential's file.
+
+    Raises:
+        DataError, InputError, UnknownElementError: the data or options can't be used.
+        MLIPError: the loss is not finite.
+        KeyboardInterrupt: after Ctrl-C, with the checkpoint of the last epoch written.
+    """
+    console = console or report.quiet_console()
+    Path(config.work_dir).mkdir(parents=True, exist_ok=True)
+    data = load_data(config)
+    potential = build_potential(config, data).to(_device(config))
+    console.print(report.data_table(data))
+    for line in report.describe(config, data, potential):
+        console.print(line)
+    module = _module(config, data, potential)
+    _start(config, data, module, console)
+    _fit(config, data, module, console)
+    if not module.best.weights:
+        raise MLIPError(f"no validation took place in {module.elapsed:.0f} s; allow more --max_time or --max_num_epochs")
+    potential.to(_device(config))
+    load_weights(potential, module.best.weights)
+    potential.requires_grad_(False)
+    return _finish(config, data, module, console, command)
+
+
+def _device(config: TrainingConfig) -> str:
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch finds no CUDA device; use --device cpu")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
+
+
+def _module(config: TrainingConfig, data: TrainingData, potential: Potential) -> TrainingModule:
+    penalty = PENALTIES[config.loss](config.huber_delta)
+    weights = [getattr(config, f"{name}_weight") for name in ("energy", "forces", "stress")]
+    steps = -(-len(data.sets["train"].samples) // config.batch_size)
+    return TrainingModule(potential, Loss(penalty, *weights), config, data.properties, steps)
+
+
+def _start(config: TrainingConfig, data: TrainingData, module: TrainingModule, console: Console) -> None:
+    """Begin afresh, or continue from the latest checkpoint."""
+    checkpoint = config.file("_checkpoint.pt")
+    if config.restart_latest and checkpoint.exists():
+        module.load_run_state(load_checkpoint(checkpoint, config.as_dict(), data.sha256))
+        console.print(f"continuing after epoch {module.first_epoch} from {checkpoint}")
+    elif config.restart_latest:
+        console.print(f"no checkpoint {checkpoint} to continue from; starting afresh")
+    report.write_log(module.history, config.file("_log.jsonl"))
+
+
+def _fit(config: TrainingConfig, data: TrainingData, module: TrainingModule, console: Console) -> None:
+    checkpoint = config.file("_checkpoint.pt")
+    identity = {"config": config.as_dict(), "data": data.sha256}
+
+    def save() -> None:
+        save_checkpoint({**identity, **module.run_state()}, checkpoint)
+
+    loader = training_loader(data.sets["train"].samples, config.batch_size, config.seed, module.first_epoch)
+    validation = validation_loader(data.sets["valid"].samples, config.valid_batch_size)
+    progress = Progress(config, console, save)
+    try:
+        fit(module, loader, validation, progress, _device(config))
+    except KeyboardInterrupt:
+        done = module.first_epoch + progress.epochs_saved
+        console.print(
+            f"interrupted; {checkpoint} holds the run after epoch {done}. "
+            "The same command with --restart_latest continues it"
+            if done
+            else "interrupted before the first epoch was complete; nothing to continue from"
+        )
+        raise
+
+
+def _finish(
+    config: TrainingConfig, data: TrainingData, module: TrainingModule, console: Console, command: Sequence[str]
+) -> TrainingResult:
+    """Final errors, potential with provenance, plots."""
+    potential, path = module.potential, config.file(".safetensors")
+    started = time.monotonic()
+    predicted = {
+        name: list(predict(potential, batches(part.samples, config.valid_batch_size), "stress" in data.properties))
+        for name, part in data.sets.items()
+    }
+    errors = {name: errors_of(part.structures, predicted[name]).as_dict() for name, part in data.sets.items()}
+    potential.metadata = _provenance(config, data, module, errors, command)
+    potential.save(path)
+    console.print(report.errors_table(errors))
+    if config.plot:
+        plot_learning_curve(module.history, config.file("_learning_curve.png"))
+        plot_parity(_paired(data, predicted), config.file("_parity.png"))
+    epochs = max((r["epoch"] for r in module.history), default=0)
+    console.print(
+        f"{path}: weights of epoch {module.best.epoch} of {epochs}, {module.elapsed:.0f} s of training, "
+        f"{time.monotonic() - started:.0f} s for the final errors"
+    )
+    return TrainingResult(potential, path, module.best.epoch, epochs, module.elapsed, errors, module.history)
+
+
+def _paired(data: TrainingData, predicted: dict[str, list[Predicted]]) -> dict[str, Any]:
+    return {name: list(zip(part.structures, predicted[name], strict=True)) for name, part in data.sets.items()}
+
+
+def _provenance(
+    config: TrainingConfig,
+    data: TrainingData,
+    module: TrainingModule,
+    errors: dict[str, dict[str, float | int | None]],
+    command: Sequence[str],
+) -> dict[str, Any]:
+    """What a reader of the weights needs to know, or to train it again."""
+    options = config.as_dict() | {
+        option: Path(path).name for option in data.sha256 if (path := getattr(config, option)) is not None
+    }
+    options.pop("work_dir")
+    return {
+        "command": _command_line(config, command),
+        "config": options,
+        "data": {
+            option: {"file": options[option], "sha256": sha} for option, sha in data.sha256.items()
+        },
+        "sets": {name: len(part.structures) for name, part in data.sets.items()},
+        "E0s_origin": data.reference.origin,
+        "errors": errors,
+        "best_epoch": module.best.epoch,
+        "training_seconds": round(module.elapsed, 1),
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+        "mlip_version": mlip.__version__,
+        "torch_version": torch.__version__,
+    }
+
+
+def _command_line(config: TrainingConfig, command: Sequence[str]) -> str:
+    """The command with file names instead of paths: provenance, not the layout of somebody's disk."""
+    return shlex.join([Path(word).name if "/" in word else word for word in command])
