@@ -74,9 +74,8 @@ class AppendedFile:
         except OSError as error:
             self.rewind(before)
             # numpy reports a short write without an error number; a full disk is what causes it
-            raise OSError(
-                error.errno or errno.ENOSPC, os.strerror(error.errno or errno.ENOSPC), str(self.path)
-            ) from error
+            code = error.errno or errno.ENOSPC
+            raise OSError(code, os.strerror(code), str(self.path)) from error
 
     def _header_size(self) -> int:
         return 0

@@ -1,0 +1,240 @@
+"""Phonons by finite displacements: bands, density of states, thermal properties (phonopy, seekpath)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import BaseCalculator
+from numpy.typing import NDArray
+from phonopy import Phonopy
+from phonopy.structure.atoms import PhonopyAtoms
+
+from mlip.errors import InputError
+from mlip.units import EV_PER_A3_TO_GPA
+from mlip.workflows.evaluation import BatchForces, Progress, batch_forces, forces_in_batches, prepare, require_crystal
+from mlip.workflows.results import Result, hidden
+
+IMAGINARY = -0.1
+"""Modes below this frequency (THz) count as imaginary; above it lies numerical noise of acoustic modes."""
+_NO_VIBRATION = 0.01
+"""Modes below this frequency (THz), the acoustic ones at Γ, have no thermal energy counted."""
+_TEMPERATURES = np.arange(0.0, 1001.0, 10.0)
+_UNRELAXED_FORCE, _UNRELAXED_STRESS = 0.02, 0.5
+_POINTS_PER_PATH = 61
+
+
+@dataclass(frozen=True)
+class Bands:
+    """Frequencies along the path of high symmetry.
+
+    Attributes:
+        distances: one array (q,) per segment, 1/Å without 2π, running on over the segments.
+        frequencies: one array (q, bands) per segment, THz; imaginary ones negative.
+        ticks: (distance, label) of the high-symmetry points.
+    """
+
+    distances: list[NDArray[np.float64]]
+    frequencies: list[NDArray[np.float64]]
+    ticks: list[tuple[float, str]]
+
+
+@dataclass(frozen=True)
+class PhononResult(Result):
+    """Outcome of `phonons`; everything is per primitive cell.
+
+    Attributes:
+        frequencies_gamma_THz: at Γ, ascending, imaginary ones negative.
+        heat_capacity_300K: at constant volume, J/K/mol.
+        imaginary: number of modes below -0.1 THz on the mesh.
+        entropy_300K: J/K/mol.
+        free_energy_300K: with zero-point energy, kJ/mol.
+        zero_point_energy: kJ/mol.
+        frequency_max_THz: highest frequency on the mesh.
+        supercell: repetitions of the given cell.
+        displacements: number of displaced supercells evaluated.
+        n_atoms_primitive: atoms in the primitive cell.
+        mesh: q-points along the three axes.
+        forces_max: largest force in the structure given, eV/Å.
+        stress_max_GPa: largest stress component in the structure given.
+        bands: band structure.
+        dos: frequencies (n,) THz and density (n,) states/THz.
+        thermal: temperatures (n,) K, free energy kJ/mol, entropy and heat capacity J/K/mol.
+        phonopy: phonopy's object, for everything else.
+    """
+
+    frequencies_gamma_THz: NDArray[np.float64]
+    heat_capacity_300K: float
+    imaginary: int
+    entropy_300K: float
+    free_energy_300K: float
+    zero_point_energy: float
+    frequency_max_THz: float
+    supercell: tuple[int, int, int]
+    displacements: int
+    n_atoms_primitive: int
+    mesh: tuple[int, int, int]
+    forces_max: float
+    stress_max_GPa: float
+    bands: Bands = hidden()
+    dos: tuple[NDArray[np.float64], NDArray[np.float64]] = hidden()
+    thermal: dict[str, NDArray[np.float64]] = hidden()
+    phonopy: Phonopy = hidden()
+
+
+def phonons(
+    atoms: Atoms,
+    calculator: BaseCalculator,
+    *,
+    supercell: Sequence[int] | None = None,
+    displacement: float = 0.01,
+    mesh_length: float = 80.0,
+    symprec: float = 1e-3,
+    evaluate: BatchForces | None = None,
+    progress: Progress | None = None,
+) -> PhononResult:
+    """Phonons of a relaxed crystal; warns if it isn't relaxed.
+
+    Args:
+        atoms: crystal, primitive or not.
+        calculator: any ASE calculator; ours gets all displaced supercells in batches.
+        supercell: repetitions of the cell given; default: at least 10 Å between opposite faces.
+        displacement: of one atom, Å.
+        mesh_length: density of the q mesh, Å: along each axis length x |reciprocal vector| points.
+        symprec: tolerance of the symmetry search, Å.
+        evaluate: forces of a list of structures; default: those of the calculator.
+        progress: called with (done, total, "") as displaced supercells are evaluated.
+
+    Raises:
+        InputError: not a crystal, bad options.
+        MLIPError: forces that are not finite.
+    """
+    require_crystal(atoms, "a phonon calculation")
+    if not displacement > 0:
+        raise InputError(f"displacement must be positive, in Å; got {displacement}")
+    if not mesh_length > 0:
+        raise InputError(f"mesh_length must be positive, in Å; got {mesh_length}")
+    repeats = _supercell(atoms, supercell)
+    forces_max, stress_max = _check_relaxed(prepare(atoms, calculator))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # phonopy warns that it found a primitive cell, which is what we want
+        phonon = Phonopy(_to_phonopy(atoms), np.diag(repeats), primitive_matrix="auto", symprec=symprec)
+    phonon.generate_displacements(distance=displacement)
+    displaced = [_from_phonopy(cell) for cell in phonon.supercells_with_displacements or [] if cell is not None]
+    structures = [_from_phonopy(phonon.supercell), *displaced]
+    forces = forces_in_batches(structures, evaluate or batch_forces(calculator), progress)
+    # What is left of forces in the undisplaced crystal is no response to a displacement.
+    phonon.forces = np.array(forces[1:]) - forces[0]
+    phonon.produce_force_constants(show_drift=False)
+    phonon.symmetrize_force_constants(level=3, show_drift=False)
+    return _analyze(phonon, mesh_length, repeats, len(displaced), (forces_max, stress_max))
+
+
+def _supercell(atoms: Atoms, supercell: Sequence[int] | None, length: float = 10.0) -> tuple[int, int, int]:
+    if supercell is None:
+        heights = 1 / np.linalg.norm(atoms.cell.reciprocal(), axis=1)
+        supercell = np.maximum(1, np.ceil(length / heights - 1e-6)).astype(int).tolist()
+    if len(supercell) != 3 or min(supercell) < 1:
+        raise InputError(f"supercell must be three positive integers; got {list(supercell)}")
+    a, b, c = supercell
+    return int(a), int(b), int(c)
+
+
+def _check_relaxed(system: Atoms) -> tuple[float, float]:
+    """Return the largest force (eV/Å) and stress component (GPa); warn if phonons would suffer."""
+    stress = float(np.abs(system.get_stress()).max() * EV_PER_A3_TO_GPA)
+    force = float(np.linalg.norm(system.get_forces(), axis=1).max())
+    if force > _UNRELAXED_FORCE or stress > _UNRELAXED_STRESS:
+        warnings.warn(
+            f"the structure is not relaxed (largest force {force:.3f} eV/Å, largest stress {stress:.2f} GPa); "
+            "phonons are those of the strained crystal; relax it first (mlip relax --cell --fmax 0.001)",
+            stacklevel=3,
+        )
+    return force, stress
+
+
+def _analyze(
+    phonon: Phonopy,
+    mesh_length: float,
+    repeats: tuple[int, int, int],
+    displacements: int,
+    residual: tuple[float, float],
+) -> PhononResult:
+    phonon.run_mesh(mesh_length, is_gamma_center=True)
+    frequencies, weights = phonon.mesh.frequencies, phonon.mesh.weights
+    phonon.run_total_dos(use_tetrahedron_method=True)
+    phonon.run_thermal_properties(temperatures=_TEMPERATURES, cutoff_frequency=_NO_VIBRATION)
+    properties = phonon.thermal_properties
+    thermal = {
+        "temperature": np.array(properties.temperatures),
+        "free_energy": np.array(properties.free_energy),
+        "entropy": np.array(properties.entropy),
+        "heat_capacity": np.array(properties.heat_capacity),
+    }
+    room = int(np.argmin(np.abs(_TEMPERATURES - 300.0)))
+    bands = band_structure(phonon)
+    phonon.run_qpoints([[0.0, 0.0, 0.0]])
+    a, b, c = (int(n) for n in phonon.mesh.mesh_numbers)
+    return PhononResult(
+        frequencies_gamma_THz=np.sort(phonon.qpoints.frequencies[0]),
+        heat_capacity_300K=float(thermal["heat_capacity"][room]),
+        imaginary=int(((frequencies < IMAGINARY) * weights[:, None]).sum()),
+        entropy_300K=float(thermal["entropy"][room]),
+        free_energy_300K=float(thermal["free_energy"][room]),
+        zero_point_energy=float(thermal["free_energy"][0]),
+        frequency_max_THz=float(frequencies.max()),
+        supercell=repeats,
+        displacements=displacements,
+        n_atoms_primitive=len(phonon.primitive),
+        mesh=(a, b, c),
+        forces_max=residual[0],
+        stress_max_GPa=residual[1],
+        bands=bands,
+        dos=(np.array(phonon.total_dos.frequency_points), np.array(phonon.total_dos.dos)),
+        thermal=thermal,
+        phonopy=phonon,
+    )
+
+
+def band_structure(phonon: Phonopy) -> Bands:
+    """Bands of a phonopy object along seekpath's path (Hinuma et al., Comput. Mater. Sci. 128, 140, 2017)."""
+    import seekpath
+
+    cell = phonon.primitive
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = seekpath.get_path_orig_cell((cell.cell, cell.scaled_positions, cell.numbers))
+    segments = [(path["point_coords"][start], path["point_coords"][end]) for start, end in path["path"]]
+    qpoints = [np.linspace(start, end, _POINTS_PER_PATH) for start, end in segments]
+    phonon.run_band_structure(qpoints)
+    distances = [np.array(d) for d in phonon.band_structure.distances]
+    ticks: list[tuple[float, str]] = []
+    for (start, end), distance in zip(path["path"], distances, strict=True):
+        if ticks and ticks[-1][1] != _label(start):
+            ticks[-1] = (ticks[-1][0], f"{ticks[-1][1]}|{_label(start)}")
+        elif not ticks:
+            ticks.append((float(distance[0]), _label(start)))
+        ticks.append((float(distance[-1]), _label(end)))
+    return Bands(distances, [np.array(f) for f in phonon.band_structure.frequencies], ticks)
+
+
+def _label(name: str) -> str:
+    symbol, _, index = name.replace("GAMMA", "Γ").replace("SIGMA", "Σ").partition("_")
+    return symbol + index.translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
+
+
+def _to_phonopy(atoms: Atoms) -> PhonopyAtoms:
+    return PhonopyAtoms(
+        symbols=atoms.get_chemical_symbols(),
+        cell=np.array(atoms.cell),
+        scaled_positions=atoms.get_scaled_positions(),
+        masses=atoms.get_masses(),
+    )
+
+
+def _from_phonopy(cell: Any) -> Atoms:
+    return Atoms(numbers=cell.numbers, scaled_positions=cell.scaled_positions, cell=cell.cell, pbc=True)
