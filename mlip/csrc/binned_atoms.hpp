@@ -7,12 +7,13 @@
 #include <vector>
 
 #include "neighbor_list.hpp"
+#include "simd.hpp"
 
 namespace mlip {
 
 struct BinnedAtoms {
   std::vector<int32_t> atom;
-  std::vector<float> x, y, z;  // relative to the corner of the bin
+  std::vector<float> x, y, z;  // relative to the corner of the bin; one block longer
   std::vector<std::array<int32_t, 3>> wrap;
   std::vector<int64_t> bin;    // number of each occupied bin, ascending
   std::vector<int32_t> start;  // the atoms of occupied bin k are start[k] to start[k + 1]
@@ -82,7 +83,7 @@ BinnedAtoms::BinnedAtoms(const Real* positions, int64_t n_atoms, const Grids& gr
     }
   });
   order_atoms(number, grids.n_bins);
-  for (auto* coordinate : {&x, &y, &z}) coordinate->resize(size);
+  for (auto* coordinate : {&x, &y, &z}) coordinate->resize(size + block);
   wrap.resize(size);
   for (size_t p = 0; p < size; p++) {
     const int32_t i = atom[p];

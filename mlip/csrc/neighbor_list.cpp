@@ -7,6 +7,7 @@
 #include "neighbor_list.hpp"
 
 #include <atomic>
+#include <limits>
 
 #include "binned_atoms.hpp"
 #include "memory.hpp"
@@ -14,50 +15,10 @@
 
 namespace mlip {
 
-// Number of candidates whose squared distance to the center is below `inner` and below `outer`.
-MLIP_SIMD void count_within(const float* x, const float* y, const float* z, int32_t n, const float* center,
-                            float inner, float outer, int32_t* n_inner, int32_t* n_outer) {
-  const float cx = center[0], cy = center[1], cz = center[2];
-  int32_t below_inner = 0, below_outer = 0;
-  for (int32_t c = 0; c < n; c++) {
-    const float dx = x[c] - cx, dy = y[c] - cy, dz = z[c] - cz;
-    const float squared = dx * dx + dy * dy + dz * dz;
-    below_inner += squared < inner;
-    below_outer += squared < outer;
-  }
-  *n_inner = below_inner;
-  *n_outer = below_outer;
-}
-
-// Candidates whose squared distance to the center is below `outer`: their numbers in `hits` (room for n), and how many.
-MLIP_SIMD int32_t find_within(const float* x, const float* y, const float* z, int32_t n, const float* center,
-                              float outer, int32_t* hits) {
-  constexpr int32_t block = 32;
-  const float cx = center[0], cy = center[1], cz = center[2];
-  int32_t found = 0;
-  for (int32_t first = 0; first < n; first += block) {
-    const int32_t size = n - first < block ? n - first : block;
-    int32_t inside[block];
-    for (int32_t c = 0; c < size; c++) {
-      const float dx = x[first + c] - cx, dy = y[first + c] - cy, dz = z[first + c] - cz;
-      inside[c] = dx * dx + dy * dy + dz * dz < outer;
-    }
-    for (int32_t c = 0; c < size; c++) {  // without branches
-      hits[found] = first + c;
-      found += inside[c];
-    }
-  }
-  return found;
-}
-
 namespace {
 
 constexpr int64_t bins_per_task = 16;
 constexpr double usable_memory = 0.9;
-
-struct Box {
-  float low[3], high[3];
-};
 
 // Atoms that may be in reach of the atoms of one bin.
 struct Candidates {
@@ -70,32 +31,41 @@ struct Candidates {
   int32_t count = 0;
   int32_t first_center = 0;  // the atoms of the bin itself are first_center, first_center + 1, ...
 
+  Points points() const { return {x.data(), y.data(), z.data(), count}; }
+
   void make_room(int32_t more) {
-    const auto need = static_cast<size_t>(count) + static_cast<size_t>(more);
+    const auto need = static_cast<size_t>(count) + static_cast<size_t>(more) + block;
     if (need <= hits.size()) return;
     for (auto* coordinate : {&x, &y, &z}) coordinate->resize(2 * need);
     identity.resize(2 * need);
     hits.resize(2 * need);
   }
 
-  // Appends the atoms first...last of a bin, moved by `offset`, that come close enough to the box.
+  // Appends the atoms first...last of a bin, moved by `offset`, that come close enough to the box of the centers.
   void append(const BinnedAtoms& atoms, int32_t first, int32_t last, const float* offset, const int32_t* image,
-              const Box& box, float outer) {
+              Box box, float outer) {
     make_room(last - first);
-    for (int32_t p = first; p < last; p++) {
-      const float moved[3] = {atoms.x[p] + offset[0], atoms.y[p] + offset[1], atoms.z[p] + offset[2]};
-      float gap = 0;
-      for (int d = 0; d < 3; d++) {
-        const float apart = std::max(std::max(box.low[d] - moved[d], moved[d] - box.high[d]), 0.0f);
-        gap += apart * apart;
-      }
-      x[count] = moved[0];
-      y[count] = moved[1];
-      z[count] = moved[2];
-      const auto& wrap = atoms.wrap[p];
-      identity[count] = {atoms.atom[p], {image[0] - wrap[0], image[1] - wrap[1], image[2] - wrap[2]}};
-      count += gap < outer;
+    for (int d = 0; d < 3; d++) {
+      box.low[d] -= offset[d];
+      box.high[d] -= offset[d];
     }
+    const Points bin{atoms.x.data() + first, atoms.y.data() + first, atoms.z.data() + first, last - first};
+    const int32_t n_near = find_near(bin, box, outer, hits.data());
+    for (int32_t k = 0; k < n_near; k++) {
+      const int32_t p = first + hits[k], c = count + k;
+      x[c] = atoms.x[p] + offset[0];
+      y[c] = atoms.y[p] + offset[1];
+      z[c] = atoms.z[p] + offset[2];
+      const auto& wrap = atoms.wrap[p];
+      identity[c] = {atoms.atom[p], {image[0] - wrap[0], image[1] - wrap[1], image[2] - wrap[2]}};
+    }
+    count += n_near;
+  }
+
+  // Fills the last block with what is never inside.
+  void finish() {
+    for (auto* coordinate : {&x, &y, &z})
+      std::fill_n(coordinate->begin() + count, block, std::numeric_limits<float>::quiet_NaN());
   }
 };
 
@@ -208,6 +178,7 @@ class Search {
         near.append(atoms_, atoms_.start[found], atoms_.start[found + 1], offset, shift, box, grid.outer);
       }
     }
+    near.finish();
   }
 
   Box bounding_box(int32_t first, int32_t last) const {
@@ -223,15 +194,14 @@ class Search {
 
   int32_t find(const Grid& grid, Candidates& near, int32_t self) const {
     const float center[3] = {near.x[self], near.y[self], near.z[self]};
-    return find_within(near.x.data(), near.y.data(), near.z.data(), near.count, center, grid.outer, near.hits.data());
+    return find_within(near.points(), center, grid.outer, near.hits.data());
   }
 
   int64_t count(const Grid& grid, Candidates& near, int32_t first, int32_t p) const {
     const int32_t self = near.first_center + (p - first);
     const float center[3] = {near.x[self], near.y[self], near.z[self]};
     int32_t n_inner, n_outer;
-    count_within(near.x.data(), near.y.data(), near.z.data(), near.count, center, grid.inner, grid.outer, &n_inner,
-                 &n_outer);
+    count_within(near.points(), center, grid.inner, grid.outer, &n_inner, &n_outer);
     if (n_inner == n_outer) return n_outer - 1;
     int64_t n_inside = 0;
     const int32_t n_hits = find(grid, near, self);
