@@ -24,7 +24,7 @@ def command(**options: Any) -> None:
     except ModuleNotFoundError as error:
         if error.name != "lightning":
             raise
-        raise MissingDependencyError("training needs lightning; install it with pip install 'mlip-torch[train]'") from error
+        raise MissingDependencyError("training needs lightning: pip install 'mlip-torch[train]'") from error
     result = train(config, console(as_json), ["mlip", *sys.argv[1:]])
     if as_json:
         print_json(result.as_dict())
@@ -40,7 +40,7 @@ def _take_signature() -> None:
     parameters.append(inspect.Parameter("json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=bool))
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}
-    command.__doc__ = f"{inspect.getdoc(TrainingConfig)}\n    json: print the result as JSON on stdout, all else on stderr\n"
+    command.__doc__ = f"{inspect.getdoc(TrainingConfig)}\n    json: print the result as JSON on stdout\n"
 
 
 _take_signature()

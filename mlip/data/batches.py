@@ -38,7 +38,7 @@ class LabelledBatch(NamedTuple):
 
 
 def make_samples(
-    structures: Sequence[LabelledStructure], cutoff: float, source: str = "the data"
+    structures: Sequence[LabelledStructure], cutoff: float, source: str = "the data", first: int = 0
 ) -> list[LabelledBatch]:
     """One batch of one structure each, neighbor lists included, to be kept in memory and collated.
 
@@ -50,12 +50,13 @@ def make_samples(
         structures: labelled structures.
         cutoff: in Å.
         source: name of the data in errors.
+        first: index of the first structure in the data, for errors.
 
     Raises:
         InputError: two atoms at one point, with the index of the structure.
     """
     samples = []
-    for index, structure in enumerate(structures):
+    for index, structure in enumerate(structures, first):
         try:
             graph = atoms_to_graph(structure.atoms, cutoff)
         except InputError as error:

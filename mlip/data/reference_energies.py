@@ -46,7 +46,7 @@ def reference_energies(
         return _average(training, sorted({int(z) for s in training for z in s.atoms.numbers}))
     if option == "isolated":
         return _from_isolated(isolated, elements)
-    raise InputError(f"--E0s {option!r} is not understood; expected isolated, average or a mapping such as {{14: -0.8}}")
+    raise InputError(f"--E0s {option!r}: expected isolated, average or a mapping such as {{14: -0.8}}")
 
 
 def parse_E0s(option: str | Mapping[int | str, float]) -> dict[int, float]:

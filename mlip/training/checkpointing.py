@@ -45,7 +45,7 @@ def load_checkpoint(path: Path, config: dict[str, Any], data: dict[str, str]) ->
     except Exception as error:  # torch raises many types on a file that is not its own
         raise ModelFileError(f"{path} is not a training checkpoint or is damaged: {type(error).__name__}") from error
     if version > VERSION:
-        raise ModelFileError(f"{path} has checkpoint version {version}, newer than this package's {VERSION}; update mlip")
+        raise ModelFileError(f"{path} has checkpoint version {version}, this mlip reads up to {VERSION}; update mlip")
     changed = [
         f"--{name} {state['config'].get(name)} -> {value}"
         for name, value in config.items()
@@ -57,4 +57,4 @@ def load_checkpoint(path: Path, config: dict[str, Any], data: dict[str, str]) ->
             f"{path} belongs to a different run ({'; '.join(changed)}); use the same options, another --name, or "
             "leave out --restart_latest"
         )
-    return state  # type: ignore[no-any-return]
+    return dict(state)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ class WeightAverage:
 
     def __init__(self, module: nn.Module, decay: float | None) -> None:
         self.decay = decay
-        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        self.parameters: list[Tensor] = [p for p in module.parameters() if p.requires_grad]
         self.average = [p.detach().clone() for p in self.parameters] if decay else []
         self.steps = 0
 
@@ -58,6 +58,6 @@ class WeightAverage:
             own.copy_(saved)
 
 
-def cpu_copy(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def cpu_copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copies on the CPU, independent of the originals."""
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}

@@ -113,7 +113,7 @@ class TrainingModule(L.LightningModule):
         self._sums.add(batch, loss, prediction)
 
     def on_validation_epoch_end(self) -> None:
-        record = {"epoch": self.epoch + 1, "loss": _mean(self._losses), "lr": self.schedule.rate}
+        record: dict[str, Any] = {"epoch": self.epoch + 1, "loss": _mean(self._losses), "lr": self.schedule.rate}
         record |= self._sums.result() | {"seconds": self.elapsed}
         if record["valid_loss"] < self.best.loss:
             weights = dict(self.potential.named_parameters())

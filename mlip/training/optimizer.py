@@ -13,7 +13,8 @@ DECAYED = frozenset({"mix", "skip", "contraction", "product"})
 
 def make_optimizer(potential: Potential, config: TrainingConfig) -> torch.optim.Optimizer:
     """The optimizer of a run, its state on the device of the weights."""
-    decayed, free = [], []
+    decayed: list[torch.nn.Parameter] = []
+    free: list[torch.nn.Parameter] = []
     for name, parameter in potential.named_parameters():
         if parameter.requires_grad:
             (decayed if DECAYED & set(name.split(".")) else free).append(parameter)

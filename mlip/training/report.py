@@ -64,7 +64,8 @@ def validation_line(record: dict[str, Any], config: TrainingConfig, seconds_left
     """One line about an epoch with its validation."""
     parts = [f"epoch {record['epoch']:{len(str(config.max_num_epochs))}d}/{config.max_num_epochs}"]
     parts.append(f"loss {record['loss']:.4g}  valid {record['valid_loss']:.4g}")
-    for name, unit, factor in (("energy", "meV/atom", 1e3), ("forces", "meV/Å", 1e3), ("stress", "GPa", EV_PER_A3_TO_GPA)):
+    units = (("energy", "meV/atom", 1e3), ("forces", "meV/Å", 1e3), ("stress", "GPa", EV_PER_A3_TO_GPA))
+    for name, unit, factor in units:
         value = record.get(f"valid_{name}_rmse")
         if value is not None:
             parts.append(f"{name[0].upper()} {value * factor:.3g} {unit}")

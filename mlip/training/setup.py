@@ -102,9 +102,8 @@ def _trained_properties(
         DataError: none, or none in the validation set.
     """
     for name, structures in (("training", training), ("validation", validation)):
-        wanted = frozenset(
-            p for p in PROPERTIES if getattr(config, f"{p}_weight") and any(getattr(s, p) is not None for s in structures)
-        )
+        labelled = {p for p in PROPERTIES for s in structures if getattr(s, p) is not None}
+        wanted = frozenset(p for p in labelled if getattr(config, f"{p}_weight"))
         if not wanted:
             raise DataError(f"no structure of the {name} set has a label whose weight is not zero")
         if name == "training":

@@ -75,7 +75,7 @@ def train(config: TrainingConfig, console: Console | None = None, command: Seque
     _start(config, data, module, console)
     _fit(config, data, module, console)
     if not module.best.weights:
-        raise MLIPError(f"no validation took place in {module.elapsed:.0f} s; allow more --max_time or --max_num_epochs")
+        raise MLIPError(f"no validation in {module.elapsed:.0f} s; allow more --max_time or a smaller --eval_interval")
     potential.to(_device(config))
     load_weights(potential, module.best.weights)
     potential.requires_grad_(False)
@@ -173,15 +173,13 @@ def _provenance(
     return {
         "command": _command_line(config, command),
         "config": options,
-        "data": {
-            option: {"file": options[option], "sha256": sha} for option, sha in data.sha256.items()
-        },
+        "data": {option: {"file": options[option], "sha256": sha} for option, sha in data.sha256.items()},
         "sets": {name: len(part.structures) for name, part in data.sets.items()},
         "E0s_origin": data.reference.origin,
         "errors": errors,
         "best_epoch": module.best.epoch,
         "training_seconds": round(module.elapsed, 1),
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
         "mlip_version": mlip.__version__,
         "torch_version": torch.__version__,
     }

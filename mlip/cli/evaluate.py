@@ -1,0 +1,96 @@
+"""``mlip evaluate``: errors of a potential on labelled data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from mlip.cli.output import console, print_json, progress, table
+
+if TYPE_CHECKING:
+    from mlip.data.labels import LabelledData
+    from mlip.workflows.evaluate import EvaluationResult
+
+ALIASES = {"-o": "--output"}
+COLUMNS = {
+    "E rmse": "energy_rmse_meV_per_atom",
+    "E mae": "energy_mae_meV_per_atom",
+    "F rmse": "forces_rmse_meV_per_A",
+    "F mae": "forces_mae_meV_per_A",
+    "S rmse": "stress_rmse_GPa",
+    "S mae": "stress_mae_GPa",
+}
+
+
+def command(
+    data: Path,
+    model: str | None = None,
+    energy_key: str | None = None,
+    forces_key: str | None = None,
+    stress_key: str | None = None,
+    batch_size: int = 16,
+    output: Path | None = None,
+    plot: Path | None = None,
+    device: str = "auto",
+    dtype: Literal["float64", "float32"] = "float64",
+    json: bool = False,
+) -> None:
+    """Compare energies, forces and stresses of a potential with those of a file of labelled structures.
+
+    Args:
+        data: labelled structures, extended xyz or any other format that ASE reads
+        model: weights file or name of a bundled potential; default: the bundled one that covers the elements
+        energy_key: name of the energies (eV); default REF_energy, else energy
+        forces_key: name of the forces (eV/Å); default REF_forces, else forces
+        stress_key: name of the stresses (eV/Å³, positive under tension); default REF_stress, else stress
+        batch_size: structures evaluated at once
+        output: write the structures with labels (REF_*) and predictions (MLIP_*) here, extended xyz
+        plot: draw parity plots into this file
+        device: cpu, cuda or auto
+        dtype: arithmetic of the model
+        json: print the result as JSON on stdout
+    """
+    from ase.io import write
+
+    from mlip.cli.structures import make_calculator
+    from mlip.data.labels import LabelKeys, read_labelled
+    from mlip.workflows.evaluate import evaluate, with_predictions
+
+    labelled = read_labelled(data, LabelKeys(energy_key, forces_key, stress_key))
+    calculator = make_calculator(model, _all_elements(labelled), device=device, dtype=dtype)
+    with progress("evaluate") as update:
+        result = evaluate(calculator, labelled, batch_size=batch_size, progress=update)
+    if output:
+        write(output, with_predictions(result), format="extxyz")
+    if plot:
+        from mlip.training.plots import plot_parity
+
+        plot_parity({"test": list(zip(result.structures, result.predictions, strict=True))}, plot)
+    if json:
+        print_json(result.as_dict())
+    else:
+        _show(result, data, [path for path in (output, plot) if path])
+
+
+def _all_elements(labelled: LabelledData) -> Any:
+    """Atoms of every element in the data, to choose the bundled potential by."""
+    from ase import Atoms
+
+    return Atoms(numbers=sorted({int(z) for s in labelled.structures for z in s.atoms.numbers}))
+
+
+def _show(result: EvaluationResult, data: Path, written: list[Path]) -> None:
+    """Print the errors, by group where there are several."""
+    values = result.as_dict()
+    groups = dict(values["groups"]) if len(values["groups"]) > 1 else {}
+    rows = [_row(name, errors) for name, errors in {**groups, "all": values}.items()]
+    out = console()
+    title = f"Errors on {data.name} (E in meV/atom, F in meV/Å, S in GPa)"
+    out.print(table(title, ("group", "structures", *COLUMNS), rows, right=range(1, 8)))
+    for path in written:
+        out.print(f"written: {path}")
+
+
+def _row(name: str, errors: dict[str, Any]) -> list[str]:
+    cells = [errors[key] for key in COLUMNS.values()]
+    return [name, str(errors["n"]), *["-" if cell is None else f"{cell:.4g}" for cell in cells]]

@@ -1,0 +1,138 @@
+"""Errors of a potential, or of any ASE calculator, on labelled structures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import BaseCalculator, PropertyNotImplementedError
+
+from mlip.calculators import MLIPCalculator
+from mlip.data.batches import collate_samples, make_samples
+from mlip.data.labels import LabelKeys, LabelledData, LabelledStructure, label_structures
+from mlip.data.metrics import Errors
+from mlip.data.predict import Predicted, predict
+from mlip.data.splits import check_elements
+from mlip.errors import InputError
+from mlip.potential import Potential
+from mlip.units import full_3x3_to_voigt_6, voigt_6_to_full_3x3
+from mlip.workflows.evaluation import Progress, is_crystal, prepare
+from mlip.workflows.results import Result, hidden
+
+
+@dataclass(frozen=True)
+class EvaluationResult(Result):
+    """Outcome of `evaluate`. An error is None where no structure has the label.
+
+    Attributes:
+        n: number of structures.
+        energy_rmse_meV_per_atom: of total energies divided by the number of atoms.
+        energy_mae_meV_per_atom: likewise, mean absolute error.
+        forces_rmse_meV_per_A: over components.
+        forces_mae_meV_per_A: over components.
+        stress_rmse_GPa: over the nine components.
+        stress_mae_GPa: over the nine components.
+        groups: the same errors by `config_type` or `group` of the structures, where they have one.
+        structures: the structures with their labels.
+        predictions: energies, forces and stresses in the order of the structures.
+    """
+
+    n: int
+    energy_rmse_meV_per_atom: float | None
+    energy_mae_meV_per_atom: float | None
+    forces_rmse_meV_per_A: float | None
+    forces_mae_meV_per_A: float | None
+    stress_rmse_GPa: float | None
+    stress_mae_GPa: float | None
+    groups: dict[str, dict[str, Any]]
+    structures: list[LabelledStructure] = hidden()
+    predictions: list[Predicted] = hidden()
+
+
+def evaluate(
+    model: Potential | BaseCalculator,
+    data: LabelledData | Sequence[Atoms],
+    keys: LabelKeys = LabelKeys(),  # noqa: B008 (frozen)
+    batch_size: int = 16,
+    progress: Progress | None = None,
+) -> EvaluationResult:
+    """Compare a model's energies, forces and stresses with the labels of structures.
+
+    Args:
+        model: a potential (evaluated in batches), or any ASE calculator (one structure after the other).
+        data: structures with labels in `info`, `arrays` or their calculator, or data from `read_labelled`.
+        keys: names of the labels, for structures; default REF_energy and so on, else the plain names.
+        batch_size: structures at once.
+        progress: called with (done, total, note).
+
+    Raises:
+        DataError: no labels, or labels that can't be used.
+        UnknownElementError: an element the potential does not know.
+        InputError: structures that can't be evaluated.
+    """
+    if batch_size < 1:
+        raise InputError(f"batch_size is {batch_size}; expected at least 1")
+    labelled = data if isinstance(data, LabelledData) else label_structures(data, keys)
+    potential = model.potential if isinstance(model, MLIPCalculator) else model
+    if isinstance(potential, Potential):
+        check_elements(labelled.structures, potential.elements, labelled.source)
+        answers = _batched(potential, labelled, batch_size)
+    else:
+        answers = _one_by_one(potential, labelled.structures)
+    total, predictions = Errors(), []
+    groups: dict[str, Errors] = {}
+    for structure, prediction in zip(labelled.structures, answers, strict=True):
+        predictions.append(prediction)
+        total.add(structure, prediction)
+        if structure.group:
+            groups.setdefault(structure.group, Errors()).add(structure, prediction)
+        if progress:
+            progress(len(predictions), len(labelled), "")
+    return EvaluationResult(
+        **total.as_dict(),  # type: ignore[arg-type]
+        groups={name: errors.as_dict() for name, errors in sorted(groups.items())},
+        structures=labelled.structures,
+        predictions=predictions,
+    )
+
+
+def _batched(potential: Potential, data: LabelledData, batch_size: int) -> Iterator[Predicted]:
+    """Predictions in batches; graphs live no longer than their batch."""
+    stress = data.counts["stress"] > 0
+    for start in range(0, len(data), batch_size):
+        part = data.structures[start : start + batch_size]
+        samples = make_samples(part, potential.cutoff, data.source, first=start)
+        yield from predict(potential, [collate_samples(samples)], stress)
+
+
+def _one_by_one(calculator: BaseCalculator, structures: Sequence[LabelledStructure]) -> Iterator[Predicted]:
+    """Predictions of a calculator; no stress where it has none to give."""
+    for structure in structures:
+        atoms = prepare(structure.atoms, calculator)
+        atoms.set_constraint()
+        stress = None
+        if structure.stress is not None and is_crystal(atoms):
+            try:
+                stress = voigt_6_to_full_3x3(atoms.get_stress())
+            except PropertyNotImplementedError:
+                stress = None
+        yield Predicted(float(atoms.get_potential_energy()), np.array(atoms.get_forces()), stress)
+
+
+def with_predictions(result: EvaluationResult, prefix: str = "MLIP_") -> list[Atoms]:
+    """Copies of the structures with labels under REF_* and predictions under `prefix`, stresses in Voigt order."""
+    annotated = []
+    for structure, predicted in zip(result.structures, result.predictions, strict=True):
+        atoms = structure.atoms.copy()
+        for name, values in (("REF_", structure), (prefix, predicted)):
+            if values.energy is not None:
+                atoms.info[f"{name}energy"] = values.energy
+            if values.forces is not None:
+                atoms.arrays[f"{name}forces"] = values.forces
+            if values.stress is not None:
+                atoms.info[f"{name}stress"] = full_3x3_to_voigt_6(values.stress)
+        annotated.append(atoms)
+    return annotated
