@@ -20,7 +20,7 @@ import jsonargparse
 class Parser(jsonargparse.ArgumentParser):
     """jsonargparse's parser with errors in one line."""
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print ``mlip NAME: error: ...`` on stderr and exit with status 2."""
         text = " ".join(message.split())
         unknown = re.search(r"(?i)unrecognized arguments: (--?[\w-]+)", text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -67,34 +68,50 @@ def _read_images(path: Path) -> list[Atoms]:
 
 
 def make_calculator(
-    model: str | None, atoms: Atoms | None = None, *, device: str = "auto", dtype: Dtype = "float64"
+    model: str | None, atoms: Atoms, *, device: str = "auto", dtype: Dtype = "float64"
 ) -> MLIPCalculator:
     """Return the calculator of a model: a file, the name of a bundled one, or None for the bundled one that fits.
 
     Raises:
         UnknownElementError: no bundled potential covers the structure, or the model does not.
         ModelFileError, OSError: the file can't be used.
+        InputError: no such device.
     """
     from mlip.calculators import MLIPCalculator
 
-    return MLIPCalculator(model or default_model(atoms), device=device, dtype=dtype)
+    name = model or default_model(atoms)
+    try:
+        calculator = MLIPCalculator(name, device=device, dtype=dtype)
+    except (RuntimeError, AssertionError) as error:  # torch's ways to say that there is no such device
+        raise InputError(f"device {device!r} can't be used: {error}") from error
+    unknown = set(atoms.numbers.tolist()) - set(calculator.potential.elements)
+    if unknown:
+        raise UnknownElementError(
+            f"the model {name} does not know {_symbols(unknown)}; it knows {_symbols(calculator.potential.elements)}"
+        )
+    return calculator
 
 
-def default_model(atoms: Atoms | None) -> str:
+def default_model(atoms: Atoms) -> str:
     """Return the name of the first bundled potential whose elements cover the structure."""
-    from mlip.zoo import bundled_models, load
+    from mlip.checkpoint import read_header
+    from mlip.zoo import bundled_models
 
-    needed = set(atoms.numbers.tolist()) if atoms is not None else set()
-    for name in bundled_models():
-        if needed <= set(load(name).elements):
+    needed = set(atoms.numbers.tolist())
+    models = bundled_models()
+    for name, path in models.items():
+        if needed <= set(read_header(path)["hyperparameters"]["elements"]):
             return name
+    raise UnknownElementError(
+        f"no bundled potential covers {_symbols(needed)} (bundled: {', '.join(models) or 'none'}); "
+        "name a model with --model"
+    )
+
+
+def _symbols(numbers: Iterable[int]) -> str:
     from ase.data import chemical_symbols
 
-    symbols = ", ".join(chemical_symbols[number] for number in sorted(needed))
-    raise UnknownElementError(
-        f"no bundled potential covers {symbols} (bundled: {', '.join(bundled_models()) or 'none'}); "
-        "name one with --model FILE"
-    )
+    return ", ".join(chemical_symbols[number] for number in sorted(numbers))
 
 
 def write_structure(path: Path, atoms: Atoms) -> None:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import spglib
 from ase import Atoms
 from ase.calculators.calculator import BaseCalculator
-from ase.optimize import LBFGS
+from ase.calculators.singlepoint import SinglePointCalculator
 from matscipy.elasticity import Voigt_6x6_to_full_3x3x3x3, fit_elastic_constants, generate_strained_configs
 from numpy.typing import NDArray
 
 from mlip.errors import InputError, MLIPError
 from mlip.units import EV_PER_A3_TO_GPA, VOIGT_INDICES
 from mlip.workflows.evaluation import Progress, prepare, require_crystal
+from mlip.workflows.relax import relax
 from mlip.workflows.results import Result
 
 _STRAINS = 5
@@ -94,26 +96,21 @@ def elastic(
     step = 2 * strain / (_STRAINS - 1)
     strained = []
     for system in generate_strained_configs(reference, "triclinic", _STRAINS, step):
-        if not LBFGS(system, logfile=None).run(fmax=fmax, steps=_MAX_STEPS):
+        relaxed = relax(system, calculator, fmax=fmax, steps=_MAX_STEPS)
+        if not relaxed.converged:
             raise MLIPError(f"the atoms of a strained crystal did not relax to {fmax} eV/Å in {_MAX_STEPS} steps")
-        strained.append(_with_stress(system))
+        system.calc = SinglePointCalculator(system, stress=relaxed.stress)
+        strained.append(system)
         if progress:
             progress(len(strained), _PATTERNS * _STRAINS, "")
     fitted, _ = fit_elastic_constants(strained, "triclinic", _STRAINS, step, verbose=False)
     return _result(reference, fitted * EV_PER_A3_TO_GPA, symprec, stress_max)
 
 
-def _with_stress(system: Atoms) -> Atoms:
-    """Freeze the present stress: the calculator goes on to other structures."""
-    from ase.calculators.singlepoint import SinglePointCalculator
-
-    system.calc = SinglePointCalculator(system, stress=system.get_stress())
-    return system
-
-
 def _result(atoms: Atoms, stiffness: NDArray[np.float64], symprec: float, stress_max: float) -> ElasticResult:
-    symmetry = spglib.get_symmetry_dataset((np.array(atoms.cell), atoms.get_scaled_positions(), atoms.numbers), symprec)
-    cubic = (None, None, None)
+    crystal: Any = (np.array(atoms.cell), atoms.get_scaled_positions(), atoms.numbers)
+    symmetry = spglib.get_symmetry_dataset(crystal, symprec)
+    cubic: tuple[float | None, ...] = (None, None, None)
     spacegroup = "P1 (1)"
     if symmetry is not None:
         spacegroup = f"{symmetry.international} ({symmetry.number})"
@@ -142,7 +139,7 @@ def _result(atoms: Atoms, stiffness: NDArray[np.float64], symprec: float, stress
 def voigt_reuss_hill(stiffness: NDArray[np.float64]) -> tuple[float, float]:
     """Bulk and shear modulus of a polycrystal (R. Hill, Proc. Phys. Soc. A 65, 349, 1952), in the units given."""
 
-    def isotropic(m: NDArray[np.float64], shear_weight: float) -> tuple[float, float]:
+    def isotropic(m: NDArray[np.floating], shear_weight: float) -> tuple[float, float]:
         diagonal = m[0, 0] + m[1, 1] + m[2, 2]
         mixed = m[0, 1] + m[0, 2] + m[1, 2]
         shears = m[3, 3] + m[4, 4] + m[5, 5]

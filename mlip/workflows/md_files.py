@@ -152,7 +152,8 @@ def save_state(path: Path, arrays: dict[str, NDArray[Any]], values: dict[str, An
         OSError: it can't be written; the former state is still there.
     """
     content = io.BytesIO()
-    np.savez(content, _values=np.array(json.dumps(values | {"version": _STATE_VERSION})), **arrays)
+    stored: dict[str, Any] = arrays | {"_values": np.array(json.dumps(values | {"version": _STATE_VERSION}))}
+    np.savez(content, **stored)
     temporary = path.with_name(path.name + ".tmp")
     try:
         temporary.write_bytes(content.getvalue())

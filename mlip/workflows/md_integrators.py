@@ -3,7 +3,8 @@
 - nve: velocity Verlet, symplectic.
 - nvt: Bussi's stochastic velocity rescaling (J. Chem. Phys. 126, 014101, 2007): canonical also for harmonic solids,
   hardly disturbs the dynamics, has a conserved quantity.
-- npt: isotropic Martyna-Tobias-Klein with Nose-Hoover chains (J. Chem. Phys. 101, 4177, 1994), has a conserved quantity.
+- npt: isotropic Martyna-Tobias-Klein with Nose-Hoover chains (J. Chem. Phys. 101, 4177, 1994); has a conserved
+  quantity.
 
 The center of mass is at rest, so N free atoms have 3N - 3 degrees of freedom, which is what temperatures here count.
 """

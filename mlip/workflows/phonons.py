@@ -165,36 +165,37 @@ def _analyze(
     residual: tuple[float, float],
 ) -> PhononResult:
     phonon.run_mesh(mesh_length, is_gamma_center=True)
-    frequencies, weights = phonon.mesh.frequencies, phonon.mesh.weights
     phonon.run_total_dos(use_tetrahedron_method=True)
     phonon.run_thermal_properties(temperatures=_TEMPERATURES, cutoff_frequency=_NO_VIBRATION)
-    properties = phonon.thermal_properties
+    phonon.run_qpoints([[0.0, 0.0, 0.0]])
+    mesh: Any = phonon.mesh
+    thermal_properties: Any = phonon.thermal_properties
+    density: Any = phonon.total_dos
+    gamma: Any = phonon.qpoints
     thermal = {
-        "temperature": np.array(properties.temperatures),
-        "free_energy": np.array(properties.free_energy),
-        "entropy": np.array(properties.entropy),
-        "heat_capacity": np.array(properties.heat_capacity),
+        "temperature": np.array(thermal_properties.temperatures),
+        "free_energy": np.array(thermal_properties.free_energy),
+        "entropy": np.array(thermal_properties.entropy),
+        "heat_capacity": np.array(thermal_properties.heat_capacity),
     }
     room = int(np.argmin(np.abs(_TEMPERATURES - 300.0)))
-    bands = band_structure(phonon)
-    phonon.run_qpoints([[0.0, 0.0, 0.0]])
-    a, b, c = (int(n) for n in phonon.mesh.mesh_numbers)
+    a, b, c = (int(n) for n in mesh.mesh_numbers)
     return PhononResult(
-        frequencies_gamma_THz=np.sort(phonon.qpoints.frequencies[0]),
+        frequencies_gamma_THz=np.sort(gamma.frequencies[0]),
         heat_capacity_300K=float(thermal["heat_capacity"][room]),
-        imaginary=int(((frequencies < IMAGINARY) * weights[:, None]).sum()),
+        imaginary=int(((mesh.frequencies < IMAGINARY) * mesh.weights[:, None]).sum()),
         entropy_300K=float(thermal["entropy"][room]),
         free_energy_300K=float(thermal["free_energy"][room]),
         zero_point_energy=float(thermal["free_energy"][0]),
-        frequency_max_THz=float(frequencies.max()),
+        frequency_max_THz=float(mesh.frequencies.max()),
         supercell=repeats,
         displacements=displacements,
         n_atoms_primitive=len(phonon.primitive),
         mesh=(a, b, c),
         forces_max=residual[0],
         stress_max_GPa=residual[1],
-        bands=bands,
-        dos=(np.array(phonon.total_dos.frequency_points), np.array(phonon.total_dos.dos)),
+        bands=band_structure(phonon),
+        dos=(np.array(density.frequency_points), np.array(density.dos)),
         thermal=thermal,
         phonopy=phonon,
     )
@@ -211,7 +212,8 @@ def band_structure(phonon: Phonopy) -> Bands:
     segments = [(path["point_coords"][start], path["point_coords"][end]) for start, end in path["path"]]
     qpoints = [np.linspace(start, end, _POINTS_PER_PATH) for start, end in segments]
     phonon.run_band_structure(qpoints)
-    distances = [np.array(d) for d in phonon.band_structure.distances]
+    bands: Any = phonon.band_structure
+    distances = [np.array(d) for d in bands.distances]
     ticks: list[tuple[float, str]] = []
     for (start, end), distance in zip(path["path"], distances, strict=True):
         if ticks and ticks[-1][1] != _label(start):
@@ -219,7 +221,7 @@ def band_structure(phonon: Phonopy) -> Bands:
         elif not ticks:
             ticks.append((float(distance[0]), _label(start)))
         ticks.append((float(distance[-1]), _label(end)))
-    return Bands(distances, [np.array(f) for f in phonon.band_structure.frequencies], ticks)
+    return Bands(distances, [np.array(f) for f in bands.frequencies], ticks)
 
 
 def _label(name: str) -> str:

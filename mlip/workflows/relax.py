@@ -86,6 +86,7 @@ def relax(
     if cell:
         require_crystal(atoms, "relaxing the cell")
     moving = FrechetCellFilter(system, scalar_pressure=pressure * units.GPa) if cell else system
+    require_finite(moving.get_forces(), "in the structure given")
     initial_energy = float(system.get_potential_energy())
     dynamics = _OPTIMIZERS[optimizer](moving, logfile=None)
 
