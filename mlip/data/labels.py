@@ -88,9 +88,9 @@ def read_structures(path: str | Path) -> list[Atoms]:
             raise DataError(f"{file} is empty; expected structures, for example in extended xyz")
     try:
         structures = read(file, index=":", format="extxyz" if file.suffix in (".xyz", ".extxyz") else None)
-    except OSError:
-        raise
-    except Exception as error:  # ASE's readers raise nearly anything on a file that is not theirs
+    except Exception as error:  # ASE's readers raise nearly anything on a file that is not theirs, OSError included
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise DataError(f"{file} can't be read as structures: {type(error).__name__}: {error}") from error
     if not structures:
         raise DataError(f"{file} holds no structure")
