@@ -16,7 +16,7 @@ def compiled_list(data: ListInput) -> tuple[Tensor, Tensor]:
     """Neighbor list of a batch in one call; see :func:`mlip.neighbors.neighbor_list`."""
     try:
         return torch.ops.mlip.neighbor_list(data.positions, data.cell, data.pbc, data.offsets, data.cutoff)
-    except RuntimeError as error:
+    except (ValueError, RuntimeError) as error:  # which of them std::invalid_argument becomes depends on torch
         message = str(error)
         if PREFIX not in message:
             raise

@@ -1,0 +1,99 @@
+"""The compiled library: how it is found, what its absence means, and that its operators behave as torch expects."""
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from neighbor_systems import ALL_PBC, SYSTEMS, as_set, random_structure
+
+import mlip
+from mlip import _extension
+from mlip.neighbors import neighbor_list
+
+needs_extension = pytest.mark.skipif(not mlip.compiled, reason="the extension is not built")
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+def test_absence_warns_and_falls_back(tmp_path: Path) -> None:
+    """A copy of the package without the library still makes lists, and says once what is lost."""
+    program = textwrap.dedent("""
+        import sys, warnings
+        from importlib import metadata
+        from pathlib import Path
+        Path.is_file = lambda self: False if self.name == "_ops.so" else self.exists()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            import mlip, torch
+            assert mlip.compiled is False and mlip.compiled is False
+            edges, shifts = mlip.neighbor_list(torch.zeros(1, 3), torch.eye(3), torch.tensor([True] * 3), 1.1)
+        assert edges.shape == (2, 6), edges
+        texts = [str(w.message) for w in caught if w.category is RuntimeWarning and "mlip" in str(w.message)]
+        assert len(texts) == 1 and "matscipy" in texts[0] and "pip install" in texts[0], texts
+    """)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=Path(mlip.__file__).parents[1], check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_library_is_looked_for_beside_the_package_first() -> None:
+    first = next(_extension._candidates())
+    assert first == Path(mlip.__file__).with_name("_ops.so")
+
+
+def operator_arguments(dtype: torch.dtype = torch.float64, device: str = "cpu") -> tuple:
+    atoms = random_structure(20, np.diag([5.0, 6.0, 7.0]))
+    positions = torch.tensor(atoms.positions, dtype=dtype, device=device)
+    cell = torch.tensor(atoms.cell.array).expand(2, 3, 3).contiguous()
+    return positions, cell, torch.tensor([[True, False, True], [False] * 3]), torch.tensor([0, 12, 20]), 3.0
+
+
+@needs_extension
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_opcheck(dtype: torch.dtype) -> None:
+    torch.library.opcheck(torch.ops.mlip.neighbor_list.default, operator_arguments(dtype))
+
+
+@needs_extension
+def test_exports() -> None:
+    class EdgeLengths(torch.nn.Module):
+        def forward(self, positions, cell, pbc, offsets):
+            (i, j), shift = torch.ops.mlip.neighbor_list(positions, cell, pbc, offsets, 3.0)
+            return (positions[j] - positions[i]).square().sum(dim=1) + shift.sum(dim=1)
+
+    arguments = operator_arguments()[:4]
+    exported = torch.export.export(EdgeLengths(), arguments).module()
+    torch.testing.assert_close(exported(*arguments), EdgeLengths()(*arguments))
+
+
+@pytest.mark.gpu
+@gpu
+@needs_extension
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_cuda_equals_cpu(dtype: torch.dtype) -> None:
+    structures = [*SYSTEMS.values(), random_structure(3000, np.diag([30.0, 34.0, 31.0]))]
+    for pbc in ALL_PBC:
+        for atoms in structures:
+            positions = torch.tensor(atoms.positions, dtype=dtype)
+            rest = torch.tensor(atoms.cell.array), torch.tensor(pbc), 4.0
+            assert as_set(*neighbor_list(positions.cuda(), *rest)) == as_set(*neighbor_list(positions, *rest))
+
+
+@pytest.mark.gpu
+@gpu
+@needs_extension
+def test_cuda_batch_equals_cpu_batch() -> None:
+    structures = list(SYSTEMS.values())
+    positions = torch.cat([torch.tensor(atoms.positions) for atoms in structures])
+    cell = torch.tensor(np.array([atoms.cell.array for atoms in structures]))
+    pbc = torch.tensor([ALL_PBC[k % 8] for k in range(len(structures))])
+    batch = torch.repeat_interleave(torch.arange(len(structures)), torch.tensor([len(a) for a in structures]))
+    expected = neighbor_list(positions, cell, pbc, 5.0, batch)
+    found = neighbor_list(positions.cuda(), cell.cuda(), pbc.cuda(), 5.0, batch.cuda())
+    assert found[0].is_cuda and found[1].is_cuda
+    assert as_set(*found) == as_set(*expected)
+    assert as_set(*neighbor_list(positions[:0].cuda(), cell[:1], pbc[:1], 5.0)) == set()
