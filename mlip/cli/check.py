@@ -1,0 +1,120 @@
+"""`mlip check`: physics checks of a model or of any ASE calculator."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlip.cli.output import console, print_json, progress, table
+from mlip.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mlip.testing.physics import CheckResult
+
+POSITIONAL = ("model",)
+
+
+def command(
+    model: str | None = None,
+    calculator: str | None = None,
+    structure: str | None = None,
+    tolerance: float | None = None,
+    json: bool = False,
+) -> int:
+    """Check the physics of a model, or of any ASE calculator: derivatives, symmetries, extensivity, cutoff.
+
+    The exit status is 0 only if every check passes.
+
+    Args:
+        model: bundled name or weights file of one of our models
+        calculator: instead of a model, an ASE calculator as module:callable, such as ase.calculators.emt:EMT
+        structure: with --calculator, a file with the structure to test on; without it, elements are tried
+        tolerance: with --calculator, largest relative error in place of those fitted to its precision
+        json: print the results as JSON
+    """
+    if (model is None) == (calculator is None):
+        raise InputError("give either a MODEL or --calculator module:callable")
+    if model is not None and (structure is not None or tolerance is not None):
+        raise InputError("--structure and --tolerance go with --calculator; a model makes its own structures")
+    out = console(json)
+    title = f"physics checks of {model or calculator}"
+    results = _check_model(model) if model is not None else _check_calculator(str(calculator), structure, tolerance)
+    if json:
+        checks = [r.as_dict() for r in results]
+        print_json({"subject": model or calculator, "passed": all(r.passed for r in results), "checks": checks})
+    _report(out, title, results)
+    return 0 if all(r.passed for r in results) else 1
+
+
+def _check_model(model: str) -> list[CheckResult]:
+    import torch
+
+    from mlip.testing.physics import check_potential
+    from mlip.zoo import load
+
+    potential = load(model, dtype=torch.float64)
+    with progress("checks") as update:
+        return check_potential(potential, progress=update)
+
+
+def _check_calculator(name: str, structure: str | None, tolerance: float | None) -> list[CheckResult]:
+    from mlip.testing.physics import check_calculator
+
+    factory = load_callable(name)
+    atoms = None
+    if structure is not None:
+        from mlip.cli.structures import read_structure
+
+        atoms = read_structure(structure)
+    with progress("checks") as update:
+        return check_calculator(factory, atoms, tolerance, progress=update)
+
+
+def load_callable(name: str) -> Any:
+    """Return the object that ``module:attribute`` names; modules in the current folder are found too.
+
+    Raises:
+        InputError: not of that form, or there is no such module or attribute.
+    """
+    module_name, _, attribute = name.partition(":")
+    if not module_name or not attribute:
+        raise InputError(f"--calculator {name!r}: expected module:callable, such as ase.calculators.emt:EMT")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        found: Any = importlib.import_module(module_name)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"--calculator {name!r}: {error}") from error
+    return found
+
+
+def _report(out: Console, title: str, results: list[CheckResult]) -> None:
+    """Print one row per check and a line that sums up."""
+    rows = [
+        [
+            "[dim]skip[/]" if r.skipped else "[green]pass[/]" if r.passed else "[bold red]FAIL[/]",
+            r.name,
+            "" if r.skipped else f"{r.value:.2g}",
+            "" if r.skipped else f"{r.tolerance:.2g}",
+            r.law + (f"\n[dim]{_escaped(r.detail)}[/]" if r.detail and (r.skipped or not r.passed) else ""),
+        ]
+        for r in results
+    ]
+    out.print(table(title, ["", "check", "value", "tolerance", "what it means"], rows, right=(2, 3)))
+    failed = [r.name for r in results if not r.passed]
+    skipped = sum(r.skipped for r in results)
+    ran = f"{len(results) - skipped} checks" + (f", {skipped} skipped" if skipped else "")
+    out.print(f"[bold red]{len(failed)} of {ran} failed:[/] {', '.join(failed)}" if failed else f"{ran}, all passed")
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

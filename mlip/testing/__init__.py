@@ -1,0 +1,1 @@
+"""Checks that ship with the package, so that every model and calculator inherits its tests."""

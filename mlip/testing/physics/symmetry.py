@@ -1,0 +1,102 @@
+"""Symmetries of space: the energy does not know where the atoms are, how they are turned or in what order they come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from ase import Atoms
+
+from mlip.potential import Potential
+from mlip.testing.physics.answers import evaluator
+from mlip.testing.physics.invariances import (
+    handedness_error,
+    permutation_error,
+    rotation_error,
+    translation_error,
+    wrapping_error,
+)
+from mlip.testing.physics.result import Check, CheckResult, result
+from mlip.testing.physics.structures import check_structures
+
+TOLERANCE = 1e-8
+"""Rounding in float64 reaches 1e-10 in deep networks and for coordinates of 1e4 Å; a wrong term shows at 1e-3."""
+
+Structures = Mapping[str, Atoms]
+
+
+def structures_for(potential: Potential, structures: Structures | None = None, seed: int = 0) -> Structures:
+    """Return the given structures, or generated ones for the potential's elements and cutoff."""
+    return structures if structures is not None else check_structures(potential.elements, potential.cutoff, seed)
+
+
+def worst(check: Check, errors: Mapping[str, float], tolerance: float) -> CheckResult:
+    """Return the result for the structure with the largest error (a NaN counts as the largest)."""
+    kind = max(errors, key=lambda k: np.inf if np.isnan(errors[k]) else errors[k])
+    return result(check, errors[kind], tolerance, f"worst of {len(errors)}: {kind}")
+
+
+def _over(structures: Structures, error: Callable[[Atoms], float]) -> dict[str, float]:
+    return {kind: error(atoms) for kind, atoms in structures.items()}
+
+
+def check_rotation(
+    potential: Potential, structures: Structures | None = None, tolerance: float = TOLERANCE
+) -> CheckResult:
+    """Turning atoms and cell leaves the energy and turns forces and stress along."""
+    evaluate, rng = evaluator(potential), np.random.default_rng(1)
+    cases = structures_for(potential, structures)
+    errors = _over(cases, lambda atoms: rotation_error(evaluate, atoms, rng, improper=False))
+    return worst(check_rotation, errors, tolerance)
+
+
+def check_inversion(
+    potential: Potential, structures: Structures | None = None, tolerance: float = TOLERANCE
+) -> CheckResult:
+    """A mirror image has the same energy and mirrored forces: no handedness."""
+    evaluate, rng = evaluator(potential), np.random.default_rng(2)
+    cases = structures_for(potential, structures)
+    errors = _over(cases, lambda atoms: rotation_error(evaluate, atoms, rng, improper=True))
+    return worst(check_inversion, errors, tolerance)
+
+
+def check_translation(
+    potential: Potential,
+    structures: Structures | None = None,
+    tolerance: float = TOLERANCE,
+    distance: float = 1e4,
+) -> CheckResult:
+    """Moving everything by 1e4 Å changes nothing."""
+    evaluate, rng = evaluator(potential), np.random.default_rng(3)
+    cases = structures_for(potential, structures)
+    errors = _over(cases, lambda atoms: translation_error(evaluate, atoms, rng, distance))
+    return worst(check_translation, errors, tolerance)
+
+
+def check_wrapping(
+    potential: Potential, structures: Structures | None = None, tolerance: float = TOLERANCE
+) -> CheckResult:
+    """Atoms outside the cell count as their images inside it."""
+    evaluate, rng = evaluator(potential), np.random.default_rng(4)
+    cases = structures_for(potential, structures)
+    errors = _over(cases, lambda atoms: wrapping_error(evaluate, atoms, rng))
+    return worst(check_wrapping, errors, tolerance)
+
+
+def check_permutation(
+    potential: Potential, structures: Structures | None = None, tolerance: float = TOLERANCE
+) -> CheckResult:
+    """The order of the atoms does not matter."""
+    evaluate, rng = evaluator(potential), np.random.default_rng(5)
+    cases = structures_for(potential, structures)
+    errors = _over(cases, lambda atoms: permutation_error(evaluate, atoms, rng))
+    return worst(check_permutation, errors, tolerance)
+
+
+def check_left_handed_cell(
+    potential: Potential, structures: Structures | None = None, tolerance: float = TOLERANCE
+) -> CheckResult:
+    """A crystal described by a left-handed cell has the same energy, forces and stress."""
+    evaluate = evaluator(potential)
+    cases = {k: a for k, a in structures_for(potential, structures).items() if a.cell.rank == 3}
+    return worst(check_left_handed_cell, _over(cases, lambda atoms: handedness_error(evaluate, atoms)), tolerance)
