@@ -27,15 +27,15 @@ BATCH_ATOMS = 2048
 class MLIPCalculator(Calculator):
     """ASE calculator of a `Potential`.
 
-    Gives `energy`, `free_energy` (the same: there is no electronic entropy), `energies` per atom, `forces`, and `stress`
-    (Voigt, eV/Å³, positive under tension) for structures with a three-dimensional cell. Only what is asked for is
-    computed. Initial charges and magnetic moments play no part.
+    Gives `energy`, `free_energy` (the same: there is no electronic entropy), `energies` per atom, `forces`, and
+    `stress` (Voigt, eV/Å³, positive under tension) for structures with a three-dimensional cell. Only what is asked
+    for is computed. Initial charges and magnetic moments play no part.
 
     Args:
         model: a potential, a bundled name such as "silicon", or a weights file.
         device: "cpu", "cuda", ...; "auto" takes the GPU if there is one.
         dtype: precision of the network, "float64" or "float32"; positions and energies are float64 always.
-        skin: extra radius in Å of the neighbor list, which is searched again only when an atom or the cell moved too far.
+        skin: extra radius in Å of the neighbor list; it is searched again only when atoms or cell moved too far.
 
     Raises:
         ModelFileError: no such model.
@@ -72,10 +72,12 @@ class MLIPCalculator(Calculator):
     ) -> None:
         """Compute `properties` of `atoms`; ASE's entry point, called when the cached results do not hold."""
         super().calculate(atoms, list(properties), list(system_changes))
+        assert self.atoms is not None  # the copy that ASE's base class has just made
         stress = "stress" in properties
         if stress and self.atoms.cell.rank < 3:
             raise PropertyNotImplementedError(
-                "stress needs a three-dimensional cell; this structure has none (a molecule?). Ask for energy and forces only"
+                "stress needs a three-dimensional cell and this structure has none (a molecule?); "
+                "ask for energy and forces only"
             )
         if len(self.atoms) == 0:
             raise InputError("the structure has no atoms; expected at least one")
@@ -83,8 +85,14 @@ class MLIPCalculator(Calculator):
         prediction = self.potential(graph, forces="forces" in properties or stress, stress=stress)
         energy = prediction.energy.item()
         if not np.isfinite(energy):
-            raise InputError(f"the potential gives an energy of {energy} eV: the structure is far outside what it was trained for")
-        results: dict[str, Any] = {"energy": energy, "free_energy": energy, "energies": prediction.atom_energies.cpu().numpy()}
+            raise InputError(
+                f"the potential gives an energy of {energy} eV: the structure is far outside what it was trained for"
+            )
+        results: dict[str, Any] = {
+            "energy": energy,
+            "free_energy": energy,
+            "energies": prediction.atom_energies.cpu().numpy(),
+        }
         if prediction.forces is not None:
             results["forces"] = prediction.forces.to(torch.float64).cpu().numpy()
         if prediction.stress is not None:
@@ -94,7 +102,7 @@ class MLIPCalculator(Calculator):
     def evaluate(
         self, structures: Sequence[Atoms], forces: bool = True, stress: bool = False, batch_atoms: int = BATCH_ATOMS
     ) -> list[dict[str, Any]]:
-        """Results of many structures, computed in batches of at most `batch_atoms` atoms (a larger structure goes alone).
+        """Results of many structures, in batches of at most `batch_atoms` atoms (a larger structure goes alone).
 
         Returns:
             For each structure `energy`, and as asked `forces` (N, 3) and `stress` (6,), as in `results`.

@@ -17,11 +17,11 @@ Array = NDArray[np.float64]
 class VerletList:
     """Keeps the pairs of one structure within `cutoff` + `skin` and says when they must be searched again.
 
-    A pair outside the list was at least cutoff + skin apart when it was built. Let F map the periodic lattice vectors of
-    then to those of now, and u_i = x_i - x_i(then) F be the atoms' own motion. The pair's vector now is d F + u_j - u_i, so
-    its length is at least σ_min(F) (cutoff + skin) - 2 max|u|, with σ_min the smallest singular value of F. As long as
-    that is no less than the cutoff, no pair is missed, whatever the cell did. (F acts on open axes as a rotation of the
-    complement at most; the bound holds for any choice.)
+    A pair outside the list was at least cutoff + skin apart when it was built. Let F map the periodic lattice vectors
+    of then to those of now, and u_i = x_i - x_i(then) F be the atoms' own motion. The pair's vector now is
+    d F + u_j - u_i, so its length is at least σ_min(F) (cutoff + skin) - 2 max|u|, with σ_min the smallest singular
+    value of F. As long as that is no less than the cutoff, no pair is missed, whatever the cell did. (What F does to
+    directions without a lattice vector is free: the bound holds for any choice.)
 
     Args:
         cutoff: radius in Å.
@@ -85,4 +85,4 @@ def _deformation(before: Array, after: Array, pbc: NDArray[np.bool_]) -> Array |
     old, new = np.vstack([old, complement]), np.vstack([new, complement])
     if abs(np.linalg.det(old)) < 1e-12 or abs(np.linalg.det(new)) < 1e-12:
         return None
-    return np.linalg.solve(old, new)
+    return np.asarray(np.linalg.solve(old, new), dtype=np.float64)

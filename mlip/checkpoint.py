@@ -1,8 +1,8 @@
 """Our weights file: one safetensors file, tensors plus a JSON header. Never pickle.
 
-The header holds the architecture, its hyperparameters, E0s, scale and shift, units, dtype and provenance. `FORMAT_VERSION`
-grows with each change of the format; `_upgrade` brings an older header to the present one, and files of every version stay
-in the tests.
+The header holds the architecture, its hyperparameters, E0s, scale and shift, units, dtype and provenance.
+`FORMAT_VERSION` grows with each change of the format; `_upgrade` brings an older header to the present one, and files
+of every version stay in the tests.
 """
 
 from __future__ import annotations
@@ -92,7 +92,9 @@ def read_header(path: str | PathLike[str]) -> dict[str, Any]:
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ModelFileError(f"{path}: the header is damaged ({error}); restore the file from its source") from error
     if not known:
-        raise ModelFileError(f"{path}: format {header['format']!r} version {version!r} is not known; expected {FORMAT!r}")
+        raise ModelFileError(
+            f"{path}: format {header['format']!r} version {version!r} is not known; expected {FORMAT!r}"
+        )
     if version > FORMAT_VERSION:
         raise ModelFileError(
             f"{path} was written in format {version} by mlip {header.get('package_version')}; this is mlip "
@@ -130,7 +132,8 @@ def load_potential(
         )
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError, MLIPError) as error:
         raise ModelFileError(
-            f"{path}: the weights do not fit the header ({type(error).__name__}: {error}); the file is damaged or was edited"
+            f"{path}: the weights do not fit the header ({type(error).__name__}: {error}); "
+            "the file is damaged or was edited"
         ) from error
     potential.requires_grad_(False)
     return potential.to(device=device, dtype=dtype or potential.dtype)

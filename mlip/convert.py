@@ -38,8 +38,8 @@ def check_structure(atoms: Atoms) -> None:
     periodic = cell[atoms.pbc]
     if len(periodic) and np.linalg.matrix_rank(periodic, tol=1e-8 * max(1.0, np.abs(periodic).max())) < len(periodic):
         raise InputError(
-            f"the structure is periodic along {_axes(atoms.pbc)} but the lattice vectors {periodic.tolist()} are zero or "
-            "linearly dependent; set a proper cell or pbc=False"
+            f"the structure is periodic along {_axes(atoms.pbc)} but the lattice vectors {periodic.tolist()} are "
+            "zero or linearly dependent; set a proper cell or pbc=False"
         )
 
 

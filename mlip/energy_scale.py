@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing_extensions import Self
 
 import torch
 from ase.data import chemical_symbols
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from mlip.errors import InputError
 
@@ -18,7 +18,9 @@ class EnergyScale(nn.Module):
     A total energy of -1e5 eV has a resolution of 8 meV in float32; so references are added in float64.
     """
 
-    def __init__(self, elements: Sequence[int], E0s: Mapping[int, float], scale: float = 1.0, shift: float = 0.0) -> None:
+    def __init__(
+        self, elements: Sequence[int], E0s: Mapping[int, float], scale: float = 1.0, shift: float = 0.0
+    ) -> None:
         super().__init__()
         missing = [chemical_symbols[z] for z in elements if z not in E0s]
         if missing:

@@ -18,7 +18,7 @@ def full_3x3_to_voigt_6(tensor: ArrayLike) -> NDArray[np.float64]:
 
 
 def voigt_6_to_full_3x3(voigt: ArrayLike) -> NDArray[np.float64]:
-    """Six Voigt components (..., 6) to the symmetric tensor (..., 3, 3). Stress, not engineering strain: no factor 2."""
+    """Six Voigt components (..., 6) to the symmetric tensor (..., 3, 3); of stress, so without a factor 2."""
     v = np.asarray(voigt, dtype=float)
     full = np.empty((*v.shape[:-1], 3, 3))
     for k, (i, j) in enumerate(VOIGT_INDICES):

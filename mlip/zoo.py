@@ -33,7 +33,8 @@ def model_path(name_or_path: str | PathLike[str]) -> Path:
         raise ModelFileError(f"{path} is a folder; expected a weights file (*.safetensors)")
     if not path.exists():
         raise ModelFileError(
-            f"there is no model {str(name_or_path)!r}: neither a file nor a bundled name ({', '.join(bundled) or 'none'})"
+            f"there is no model {str(name_or_path)!r}: neither a file nor a bundled name "
+            f"({', '.join(bundled) or 'none is bundled'})"
         )
     return path
 

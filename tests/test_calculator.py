@@ -25,7 +25,9 @@ from mlip.potential import Potential
 from mlip.units import full_3x3_to_voigt_6, voigt_6_to_full_3x3
 
 
-def make_potential(elements: tuple[int, ...] = (14,), cutoff: float = 4.0, dtype: torch.dtype = torch.float64) -> Potential:
+def make_potential(
+    elements: tuple[int, ...] = (14,), cutoff: float = 4.0, dtype: torch.dtype = torch.float64
+) -> Potential:
     torch.manual_seed(1)
     model = MACE(elements, cutoff, "4x0e+4x1o", l_max=2, correlation=2, radial_mlp=(8,), avg_num_neighbors=10.0)
     return Potential(model.to(dtype), dict.fromkeys(elements, -5.0), scale=1.5)

@@ -43,7 +43,11 @@ class EnergyModel(nn.Module, ABC):
             raise InputError(f"cutoff {cutoff}: expected a positive radius in Å")
         self.cutoff = float(cutoff)
         #: Arguments that rebuild the model, as they stand in a weights file.
-        self.hyperparameters: dict[str, Any] = {"elements": list(self.elements), "cutoff": self.cutoff, **hyperparameters}
+        self.hyperparameters: dict[str, Any] = {
+            "elements": list(self.elements),
+            "cutoff": self.cutoff,
+            **hyperparameters,
+        }
         index = torch.full((119,), -1)
         index[list(self.elements)] = torch.arange(len(self.elements))
         self.element_index: Tensor

@@ -22,8 +22,9 @@ from mlip.ops import segment_sum
 class Message(nn.Module):
     """One-particle basis: sum over neighbors j of R(r_ij) (x_j ⊗ Y(r_ij)), eq. 8 of the paper.
 
-    One path per allowed product irrep(x) ⊗ irrep(Y) -> irrep(out); the paths into one output irrep are then mixed by a
-    linear map (`mix`). Published weights map one to one: the radial columns are (path, channel) in the order of `paths`.
+    One path per allowed product irrep(x) ⊗ irrep(Y) -> irrep(out); the paths into one output irrep are then mixed by
+    a linear map (`mix`). Published weights map one to one: the radial columns are (path, channel) in the order of
+    `paths`.
     """
 
     def __init__(self, irreps_in: Irreps, l_max: int, channels: int, radial_sizes: Sequence[int]) -> None:
@@ -40,7 +41,10 @@ class Message(nn.Module):
             if out in harmonics
         ]
         # Stable by output irrep, as e3nn sorts its path outputs.
-        self.paths = [(out, where_in[i], where_y[j], irreps_in[i], harmonics[j]) for out, i, j in sorted(paths, key=lambda p: p[0])]
+        self.paths = [
+            (out, where_in[i], where_y[j], irreps_in[i], harmonics[j])
+            for out, i, j in sorted(paths, key=lambda p: p[0])
+        ]
         for k, (out, _, _, left, right) in enumerate(self.paths):
             cg = wigner_3j(left.l, right.l, out.l) * math.sqrt(out.dim)
             self.register_buffer(f"coupling_{k}", cg.permute(1, 2, 0).flatten(1), persistent=False)  # (Y, out*in)
@@ -103,7 +107,9 @@ class Layer(nn.Module):
         self.contraction = SymmetricContraction(message_irreps, irreps_out, correlation, channels, num_elements)
         self.product = IrrepsLinear(irreps_out, channels, channels)
 
-    def forward(self, x: Tensor, species: Tensor, harmonics: Tensor, radial_basis: Tensor, edge_index: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, species: Tensor, harmonics: Tensor, radial_basis: Tensor, edge_index: Tensor
+    ) -> Tensor:
         message = self.message(self.up(x), harmonics, radial_basis, edge_index) / self.avg_num_neighbors
         if not self.residual:
             return self.product(self.contraction(self.skip(message, species), species))
@@ -116,7 +122,9 @@ class Readout(nn.Module):
     def __init__(self, channels: int, hidden: int | None = None) -> None:
         super().__init__()
         sizes = [channels, 1] if hidden is None else [channels, hidden, 1]
-        self.weights = nn.ParameterList(nn.Parameter(torch.randn(a, b)) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.weights = nn.ParameterList(
+            nn.Parameter(torch.randn(a, b)) for a, b in zip(sizes[:-1], sizes[1:], strict=True)
+        )
 
     def forward(self, scalars: Tensor) -> Tensor:
         """(N, C) to (N,)."""
@@ -176,7 +184,11 @@ class MACE(EnergyModel):
             mlp_irreps=mlp_irreps,
             residual_first=residual_first,
         )
-        for name, value, least in [("l_max", l_max, 0), ("correlation", correlation, 1), ("num_interactions", num_interactions, 1)]:
+        for name, value, least in [
+            ("l_max", l_max, 0),
+            ("correlation", correlation, 1),
+            ("num_interactions", num_interactions, 1),
+        ]:
             if value < least:
                 raise InputError(f"{name} = {value}: expected at least {least}")
         if not avg_num_neighbors > 0:
@@ -217,7 +229,9 @@ class MACE(EnergyModel):
         # Y is taken of the vector from neighbor to center, as published weights expect it.
         vectors = -graph.edge_vectors().to(self.dtype)
         length = vectors.norm(dim=1)
-        harmonics = o3.spherical_harmonics(list(range(self.l_max + 1)), vectors, normalize=True, normalization="component")
+        harmonics = o3.spherical_harmonics(
+            list(range(self.l_max + 1)), vectors, normalize=True, normalization="component"
+        )
         radial_basis = self.bessel(length) * self.envelope(length).unsqueeze(1)
         x = (self.embedding[species] / math.sqrt(len(self.elements))).unsqueeze(1)
         energy = length.new_zeros(species.shape[0], dtype=torch.float64)

@@ -16,10 +16,9 @@ from mlip.errors import InputError
 
 Irreps = tuple[o3.Irrep, ...]
 
-
 #: Triples whose Wigner 3j symbol in e3nn 0.6 has the opposite sign of e3nn 0.4, with which published MACE weights were
 #: trained (all permutations of a triple alike; compared for all l <= 6).
-_FLIPPED = {(1, 2, 2), (1, 3, 3), (1, 4, 4), (1, 5, 5), (1, 6, 6), (3, 4, 6), (3, 5, 7), (3, 6, 8), (4, 4, 5), (4, 5, 6), (4, 6, 7), (5, 5, 5), (5, 6, 6)}  # fmt: skip
+_FLIPPED = {tuple(map(int, triple)) for triple in "122 133 144 155 166 346 357 368 445 456 467 555 566".split()}
 
 
 def wigner_3j(l1: int, l2: int, l3: int) -> Tensor:

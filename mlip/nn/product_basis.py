@@ -49,7 +49,7 @@ def _couplings(irreps: Irreps, order: int, natural: bool) -> list[tuple[o3.Irrep
 
 @lru_cache(maxsize=64)
 def polynomial(irreps_in: Irreps, irrep_out: o3.Irrep, order: int) -> tuple[Tensor, Tensor] | None:
-    """Monomials (M, order) of input components and their coefficients (irrep_out.dim, paths, M); None without a path."""
+    """Monomials (M, order) of input components and coefficients (irrep_out.dim, paths, M); None without a path."""
     # MACE restricts the intermediates at order 4, and only there.
     paths = [u for ir, u in _couplings(irreps_in, order, natural=order >= 4) if ir == irrep_out]
     if not paths:
@@ -60,8 +60,11 @@ def polynomial(irreps_in: Irreps, irrep_out: o3.Irrep, order: int) -> tuple[Tens
     for p in permutations(range(2, order + 2)):
         symmetric += dense.permute(0, 1, *p)
     indices = torch.combinations(torch.arange(dense.shape[-1]), order, with_replacement=True)
-    fixing = [sum(all(i[k] == i[q] for k, q in enumerate(p)) for p in permutations(range(order))) for i in indices.tolist()]
-    coefficients = symmetric[(slice(None), slice(None), *indices.T)] / torch.tensor(fixing)
+    fixing = [
+        sum(all(i[k] == i[q] for k, q in enumerate(p)) for p in permutations(range(order))) for i in indices.tolist()
+    ]
+    flat = indices @ dense.shape[-1] ** torch.arange(order - 1, -1, -1)
+    coefficients = symmetric.flatten(2)[:, :, flat] / torch.tensor(fixing)
     used = (coefficients.abs() > 1e-12).any(dim=0).any(dim=0)
     return indices[used], coefficients[..., used].contiguous()
 
@@ -69,7 +72,9 @@ def polynomial(irreps_in: Irreps, irrep_out: o3.Irrep, order: int) -> tuple[Tens
 class SymmetricContraction(nn.Module):
     """Node features (N, dim_in, C) to many-body features (N, dim_out, C) of body order `correlation` + 1."""
 
-    def __init__(self, irreps_in: Irreps, irreps_out: Irreps, correlation: int, channels: int, num_elements: int) -> None:
+    def __init__(
+        self, irreps_in: Irreps, irreps_out: Irreps, correlation: int, channels: int, num_elements: int
+    ) -> None:
         super().__init__()
         self.terms: list[tuple[int, str]] = []  # output irrep, name of the term
         self.weights = nn.ParameterDict()  # "irrep_order" -> (Z, paths, C)
@@ -87,11 +92,13 @@ class SymmetricContraction(nn.Module):
                 paths = coefficients.shape[1]
                 self.weights[name] = nn.Parameter(torch.randn(num_elements, paths, channels) / paths)
             if not any(block == k for block, _ in self.terms):
-                raise InputError(f"no product of {correlation} components of {irreps_in} gives the hidden irrep {ir}; leave it out")
+                raise InputError(
+                    f"no product of {correlation} components of {irreps_in} gives the hidden irrep {ir}; leave it out"
+                )
 
     def forward(self, x: Tensor, species: Tensor) -> Tensor:
         components = x.transpose(0, 1).contiguous()  # (dim_in, N, C)
-        out: list[Tensor | None] = [None] * self.n_out
+        out: list[list[Tensor]] = [[] for _ in range(self.n_out)]
         for k, name in self.terms:
             monomials = self.get_buffer(f"monomials_{name}")
             coefficients = self.get_buffer(f"coefficients_{name}").to(x.dtype)
@@ -101,6 +108,6 @@ class SymmetricContraction(nn.Module):
                 product = product * components[factor]
             basis = (coefficients.reshape(-1, count) @ product.flatten(1)).view(dim_out, paths, *x.shape[::2])
             term = torch.einsum("mpnc,npc->nmc", basis, self.weights[name][species])
-            out[k] = term if out[k] is None else out[k] + term
-        blocks = [block for block in out if block is not None]
+            out[k].append(term)
+        blocks = [sum(terms[1:], start=terms[0]) for terms in out]
         return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)

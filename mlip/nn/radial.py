@@ -19,6 +19,7 @@ class BesselBasis(nn.Module):
     def __init__(self, cutoff: float, num_basis: int = 8) -> None:
         super().__init__()
         self.prefactor = math.sqrt(2 / cutoff)
+        self.frequencies: Tensor
         self.register_buffer("frequencies", math.pi / cutoff * torch.arange(1.0, num_basis + 1))
 
     def forward(self, length: Tensor) -> Tensor:

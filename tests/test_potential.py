@@ -1,0 +1,100 @@
+"""Potential: scale, shift, reference energies; derivatives in every grad mode."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from ase.build import bulk, molecule
+
+from mlip.convert import atoms_to_graph
+from mlip.errors import InputError
+from mlip.models import MACE
+from mlip.potential import Potential
+
+
+def make(residual_first: bool = False, scale: float = 1.3, shift: float = 0.2) -> Potential:
+    torch.manual_seed(0)
+    model = MACE([14], 4.0, "4x0e+4x1o", l_max=2, correlation=2, radial_mlp=(8,), residual_first=residual_first)
+    return Potential(model.double(), {14: -100.0}, scale, shift)
+
+
+def test_scale_shift_and_reference() -> None:
+    graph = atoms_to_graph(bulk("Si"), 4.0)
+    potential = make()
+    bare = potential.model(graph).energy.detach()
+    prediction = potential(graph)
+    torch.testing.assert_close(prediction.atom_energies, -100 + 0.2 + 1.3 * bare)
+    torch.testing.assert_close(prediction.energy, prediction.atom_energies.sum().view(1))
+
+
+@pytest.mark.parametrize("residual_first", [False, True])
+def test_isolated_atom(residual_first: bool) -> None:
+    potential = make(residual_first)
+    energy = potential.isolated_energy(14)
+    assert potential.model.isolated_is_E0 is not residual_first
+    assert not potential.isolated_is_E0  # the shift is not zero
+    assert (energy == pytest.approx(-99.8, abs=1e-12)) is not residual_first
+    assert make(shift=0.0).isolated_is_E0
+    assert make(shift=0.0).isolated_energy(14) == -100.0
+    with pytest.raises(InputError, match="atomic number 6"):
+        potential.isolated_energy(6)
+
+
+def test_only_what_is_asked() -> None:
+    graph = atoms_to_graph(bulk("Si"), 4.0)
+    potential = make()
+    full = potential(graph)
+    for forces in (False, True):
+        for stress in (False, True):
+            prediction = potential(graph, forces=forces, stress=stress)
+            torch.testing.assert_close(prediction.energy, full.energy)
+            assert (prediction.forces is not None) is forces
+            assert (prediction.stress is not None) is stress
+            assert not prediction.energy.requires_grad
+    torch.testing.assert_close(potential(graph, forces=False).stress, full.stress)
+
+
+def test_the_callers_grad_mode_changes_nothing() -> None:
+    atoms = bulk("Si", cubic=True)
+    atoms.rattle(0.1, seed=1)
+    graph = atoms_to_graph(atoms, 4.0)
+    potential = make()
+    expected = potential(graph)
+    assert expected.forces.abs().max() > 1e-3
+    potential.requires_grad_(False)
+    with torch.no_grad():
+        inside = potential(graph)
+        assert not torch.is_grad_enabled()
+    torch.testing.assert_close(inside.forces, expected.forces, rtol=0, atol=1e-13)
+    torch.testing.assert_close(inside.stress, expected.stress, rtol=0, atol=1e-14)
+
+
+def test_training_keeps_the_graph() -> None:
+    atoms = bulk("Si", cubic=True)
+    atoms.rattle(0.1, seed=1)
+    graph = atoms_to_graph(atoms, 4.0)
+    potential = make()
+    prediction = potential(graph, training=True)
+    loss = prediction.forces.square().sum() + prediction.stress.square().sum()
+    gradients = torch.autograd.grad(loss, list(potential.parameters()), allow_unused=True)
+    # Only the last readout of the first, purely additive kind could be left out; every weight sees a force loss here.
+    assert all(g is not None and g.abs().max() > 0 for g in gradients)
+
+
+def test_stress_needs_a_volume() -> None:
+    torch.manual_seed(0)
+    potential = Potential(MACE([1, 8], 4.0, "4x0e", l_max=1, correlation=1, radial_mlp=(8,)), {1: 0.0, 8: 0.0})
+    graph = atoms_to_graph(molecule("H2O"), 4.0)
+    with pytest.raises(InputError, match="three-dimensional cell"):
+        potential(graph)
+    assert potential(graph, stress=False).forces.abs().max() > 0
+
+
+def test_wrong_arguments() -> None:
+    model = MACE([14, 6], 4.0, "4x0e", l_max=1, correlation=1, radial_mlp=(8,))
+    with pytest.raises(InputError, match="no reference energy E0 for C"):
+        Potential(model, {14: 0.0})
+    with pytest.raises(InputError, match="scale"):
+        Potential(model, {14: 0.0, 6: 0.0}, scale=0.0)
+    with pytest.raises(InputError, match="finite"):
+        Potential(model, {14: float("nan"), 6: 0.0})
