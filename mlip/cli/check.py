@@ -21,7 +21,7 @@ POSITIONAL = ("model",)
 def command(
     model: str | None = None,
     calculator: str | None = None,
-    structure: str | None = None,
+    structure: Path | None = None,
     tolerance: float | None = None,
     json: bool = False,
 ) -> int:
@@ -61,7 +61,7 @@ def _check_model(model: str) -> list[CheckResult]:
         return check_potential(potential, progress=update)
 
 
-def _check_calculator(name: str, structure: str | None, tolerance: float | None) -> list[CheckResult]:
+def _check_calculator(name: str, structure: Path | None, tolerance: float | None) -> list[CheckResult]:
     from mlip.testing.physics import check_calculator
 
     factory = load_callable(name)

@@ -18,7 +18,7 @@ from mlip.testing.physics.symmetry import TOLERANCE, Structures, structures_for,
 def check_supercell(
     potential: Potential, structures: Structures | None = None, tolerance: float = TOLERANCE
 ) -> CheckResult:
-    """A supercell of n cells has n times the energy, the same forces and the same stress."""
+    """n cells have n times the energy, and the same stress."""
     evaluate, cases = evaluator(potential), structures_for(potential, structures)
     errors = {
         "bulk x (2, 1, 1)": supercell_error(evaluate, cases["bulk"], (2, 1, 1)),
@@ -29,7 +29,10 @@ def check_supercell(
 
 
 def check_one_atom_cell(potential: Potential, tolerance: float = TOLERANCE) -> CheckResult:
-    """One atom among its own images feels no force and agrees with its supercell."""
+    """One atom among its own images feels no force.
+
+    And it agrees with its supercell.
+    """
     evaluate, rng = evaluator(potential), np.random.default_rng(6)
     errors = {}
     for z in representative(potential.elements):
@@ -42,7 +45,7 @@ def check_one_atom_cell(potential: Potential, tolerance: float = TOLERANCE) -> C
 def check_batch(
     potential: Potential, structures: Structures | None = None, tolerance: float = TOLERANCE
 ) -> CheckResult:
-    """A batch of different structures gives what each gives alone."""
+    """A batch gives what each structure gives alone."""
     evaluate, cases = evaluator(potential), structures_for(potential, structures)
     lone = Atoms([potential.elements[0]], positions=[[1.0, 2.0, 3.0]])
     crystals = [a for a in cases.values() if a.cell.rank == 3]
@@ -81,10 +84,11 @@ def check_fragments(
 
 
 def check_isolated_atom(potential: Potential, tolerance: float = 1e-9) -> CheckResult:
-    """A lone atom has the declared energy, no force and no stress, in a cell or without one.
+    """A lone atom has the declared energy.
 
-    The declared energy is `potential.isolated_energy(Z)`; for a model with `isolated_is_E0` that must be E0 itself.
-    The value is in eV relative to the larger of 1 eV and the energy's size.
+    And no force and no stress, in a cell or without one. The declared energy is `potential.isolated_energy(Z)`;
+    for a model with `isolated_is_E0` that must be E0 itself. The value is in eV relative to the larger of 1 eV
+    and the energy's size.
     """
     errors: dict[str, float] = {}
     for z in potential.elements:
@@ -103,7 +107,7 @@ def check_isolated_atom(potential: Potential, tolerance: float = 1e-9) -> CheckR
 
 
 def check_no_neighbors(potential: Potential, tolerance: float = 1e-9) -> CheckResult:
-    """Atoms out of each other's reach have their lone energies, zero forces and zero stress, never NaN."""
+    """Without neighbors: lone energies, no force, no NaN."""
     chosen = representative(potential.elements)
     spacing = max(3 * potential.cutoff, 4 * pair_distance(chosen))
     positions = spacing * np.arange(len(chosen) + 1)[:, None] * np.array([[1.0, 0.0, 0.0]])
@@ -120,7 +124,10 @@ def check_no_neighbors(potential: Potential, tolerance: float = 1e-9) -> CheckRe
 def check_energy_parts(
     potential: Potential, structures: Structures | None = None, tolerance: float = 1e-10
 ) -> CheckResult:
-    """Atom energies sum to the energy, which is the same whatever else is asked for."""
+    """Atom energies sum to the energy.
+
+    And the numbers are the same whatever else is asked for.
+    """
     errors = {}
     for kind, atoms in structures_for(potential, structures).items():
         graph = atoms_to_graph(atoms, potential.cutoff, device=potential.device)

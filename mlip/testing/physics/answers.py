@@ -99,7 +99,7 @@ def evaluator(potential: Potential, cutoff: float | None = None) -> Evaluate:
 
 
 def without_references(potential: Potential) -> Potential:
-    """Return a copy with all E0 zero: no derivative sees these constants, but their rounding would hide small errors."""
+    """Return a copy with all E0 zero: no derivative sees them, but their rounding would hide small errors."""
     bare = copy.deepcopy(potential)
     bare.energy_scale.E0s.zero_()
     return bare

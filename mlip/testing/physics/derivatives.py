@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -28,9 +28,10 @@ WEIGHT_STEP = 1e-4
 def check_forces_are_gradient(
     potential: Potential, structures: Structures | None = None, tolerance: float = 1e-6
 ) -> CheckResult:
-    """Forces are minus the gradient of the energy: finite differences along random directions.
+    """Forces are minus the gradient of the energy.
 
-    The value is the largest error relative to the root-mean-square slope; NaN if all forces vanish.
+    Finite differences along random directions. The value is the largest error relative to the root-mean-square
+    slope; NaN if all forces vanish.
     """
     evaluate, energies, rng = evaluator(potential), potential_energies(potential), np.random.default_rng(7)
     errors = {}
@@ -47,9 +48,10 @@ def check_forces_are_gradient(
 def check_stress_is_strain_derivative(
     potential: Potential, structures: Structures | None = None, tolerance: float = 1e-6
 ) -> CheckResult:
-    """Stress is the derivative of the energy by strain over the volume, positive under tension, and symmetric.
+    """Stress is the energy's derivative by strain, over volume.
 
-    All six symmetric strains by finite differences; the value is relative to the largest component.
+    It is positive under tension and symmetric. All six symmetric strains by finite differences; the value is
+    relative to the largest component.
     """
     evaluate, energies = evaluator(potential), potential_energies(potential)
     errors = {}
@@ -66,9 +68,10 @@ def check_stress_is_strain_derivative(
 
 
 def check_second_derivatives(potential: Potential, structures: Structures | None = None) -> CheckResult:
-    """The energy can be differentiated twice by positions and strain: force losses and phonons rest on it.
+    """Second derivatives of the energy are right.
 
-    `torch.autograd.gradgradcheck` on the small crystal and the molecule; the value counts the failures.
+    By positions and strain: force losses and phonons rest on them. `torch.autograd.gradgradcheck` on the small
+    crystal and the molecule; the value counts the failures.
     """
     cases = structures_for(potential, structures)
     failures = [f"{kind}: {reason}" for kind in ("small", "molecule") if (reason := _gradgrad(potential, cases[kind]))]
@@ -79,7 +82,7 @@ def check_second_derivatives(potential: Potential, structures: Structures | None
 def check_training_gradient(
     potential: Potential, structures: Structures | None = None, tolerance: float = 1e-6
 ) -> CheckResult:
-    """A loss on energy, forces and stress has the right gradient in the weights.
+    """A loss on forces and stress trains the weights rightly.
 
     A random linear loss on the bulk crystal, its slope along a random direction of all weights against finite
     differences. The value is relative.
@@ -109,7 +112,9 @@ def check_training_gradient(
     return result(check_training_gradient, abs(analytic - numeric) / max(abs(numeric), 1e-6), tolerance, "bulk")
 
 
-def _slope_in_weights(loss: Callable[[], Tensor], weights: list[Tensor], direction: list[Tensor], step: float) -> float:
+def _slope_in_weights(
+    loss: Callable[[], Tensor], weights: Sequence[Tensor], direction: Sequence[Tensor], step: float
+) -> float:
     """Return the derivative of the loss when the weights move along the direction, by the five-point stencil."""
     original = [w.detach().clone() for w in weights]
     total = 0.0

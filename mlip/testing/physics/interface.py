@@ -19,7 +19,7 @@ from mlip.testing.physics.symmetry import Structures, structures_for, worst
 
 
 def check_save_and_load(potential: Potential, structures: Structures | None = None) -> CheckResult:
-    """A saved and loaded potential gives bit-equal energies, forces and stresses.
+    """A saved and loaded potential gives the same bits.
 
     The value counts the structures that differ; cutoff, elements and dtype must be the same as well.
     """
@@ -30,7 +30,8 @@ def check_save_and_load(potential: Potential, structures: Structures | None = No
         potential.save(path)
         loaded = load(path, device=str(potential.device))
     names = ("cutoff", "elements", "dtype")
-    frozen = copy.deepcopy(potential).requires_grad_(False)  # as a loaded one is; autograd's order of sums depends on it
+    # as a loaded one is: autograd's order of summation depends on what requires a gradient
+    frozen = copy.deepcopy(potential).requires_grad_(False)
     different = [name for name in names if getattr(loaded, name) != getattr(potential, name)]
     for kind, atoms in structures_for(potential, structures).items():
         before, after = predict(frozen, [atoms]), predict(loaded, [atoms])
@@ -44,10 +45,8 @@ def check_save_and_load(potential: Potential, structures: Structures | None = No
     return result(check_save_and_load, len(different), 0.0, detail)
 
 
-def check_float32(
-    potential: Potential, structures: Structures | None = None, tolerance: float = 1e-4
-) -> CheckResult:
-    """In float32 the answers stay close to float64, however large the atomic energies."""
+def check_float32(potential: Potential, structures: Structures | None = None, tolerance: float = 1e-4) -> CheckResult:
+    """In float32 the answers stay close to float64."""
     single = copy.deepcopy(potential).to(torch.float32)
     reference, rounded = evaluator(potential), evaluator(single)
     errors = {k: deviation(rounded([a]), reference([a])) for k, a in structures_for(potential, structures).items()}
@@ -55,9 +54,9 @@ def check_float32(
 
 
 def check_inputs_unchanged(potential: Potential, structures: Structures | None = None) -> CheckResult:
-    """An evaluation changes neither the structure nor the model, and a second one gives the same bits.
+    """An evaluation changes neither structure nor model.
 
-    The value counts what changed.
+    And a second one gives the same forces. The value counts what changed.
     """
     changed = []
     for kind, atoms in structures_for(potential, structures).items():
@@ -77,7 +76,7 @@ def check_inputs_unchanged(potential: Potential, structures: Structures | None =
 
 
 def check_empty_structure(potential: Potential, tolerance: float = 1e-12) -> CheckResult:
-    """A structure without atoms has no energy, or is refused with a clear error."""
+    """No atoms: no energy, or a clear refusal."""
     try:
         prediction = predict(potential, [Atoms()])
     except InputError as error:

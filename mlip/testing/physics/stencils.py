@@ -33,7 +33,7 @@ def probe_directions(forces: Array, rng: Generator, count: int = 4) -> Array:
         single = np.zeros((n_atoms, 3))
         single[atom] = rng.normal(size=3)
         directions.append(single)
-    return np.array([d * np.sqrt(max(np.count_nonzero(d.any(axis=1)), 1)) / np.linalg.norm(d) for d in directions])
+    return np.array([d * np.sqrt(np.count_nonzero(d.any(axis=1))) / np.linalg.norm(d) for d in directions])
 
 
 def slopes(energies: Energies, atoms: Atoms, directions: Array, step: float) -> Array:

@@ -67,6 +67,8 @@ def check_potential(potential: Potential, progress: Progress | None = None, seed
         InputError: the potential is not in float64, which finite differences need.
     """
     if potential.dtype != torch.float64:
-        raise InputError(f"the checks need a potential in float64, got {potential.dtype}: mlip.load(..., dtype=torch.float64)")
+        raise InputError(
+            f"the checks need a potential in float64, got {potential.dtype}: mlip.load(..., dtype=torch.float64)"
+        )
     structures = check_structures(potential.elements, potential.cutoff, seed)
     return run_checks([bound(check, structures) for check in POTENTIAL_CHECKS], potential, progress)

@@ -43,7 +43,7 @@ def _over(structures: Structures, error: Callable[[Atoms], float]) -> dict[str, 
 def check_rotation(
     potential: Potential, structures: Structures | None = None, tolerance: float = TOLERANCE
 ) -> CheckResult:
-    """Turning atoms and cell leaves the energy and turns forces and stress along."""
+    """Forces and stress turn with the structure."""
     evaluate, rng = evaluator(potential), np.random.default_rng(1)
     cases = structures_for(potential, structures)
     errors = _over(cases, lambda atoms: rotation_error(evaluate, atoms, rng, improper=False))
@@ -53,7 +53,7 @@ def check_rotation(
 def check_inversion(
     potential: Potential, structures: Structures | None = None, tolerance: float = TOLERANCE
 ) -> CheckResult:
-    """A mirror image has the same energy and mirrored forces: no handedness."""
+    """A mirror image has the same energy: no handedness."""
     evaluate, rng = evaluator(potential), np.random.default_rng(2)
     cases = structures_for(potential, structures)
     errors = _over(cases, lambda atoms: rotation_error(evaluate, atoms, rng, improper=True))
@@ -96,7 +96,7 @@ def check_permutation(
 def check_left_handed_cell(
     potential: Potential, structures: Structures | None = None, tolerance: float = TOLERANCE
 ) -> CheckResult:
-    """A crystal described by a left-handed cell has the same energy, forces and stress."""
+    """A left-handed cell describes the same crystal."""
     evaluate = evaluator(potential)
     cases = {k: a for k, a in structures_for(potential, structures).items() if a.cell.rank == 3}
     return worst(check_left_handed_cell, _over(cases, lambda atoms: handedness_error(evaluate, atoms)), tolerance)

@@ -15,9 +15,9 @@ from mlip.testing.physics.symmetry import worst
 
 
 def check_atoms_unchanged(subject: Subject) -> CheckResult:
-    """A calculation leaves the Atoms alone, and its results can be written to without spoiling the cache.
+    """A calculation leaves the Atoms alone.
 
-    The value counts what changed.
+    And its results can be written to without spoiling the cache. The value counts what changed.
     """
     changed = []
     for kind, structure in subject.structures.items():
@@ -35,9 +35,9 @@ def check_atoms_unchanged(subject: Subject) -> CheckResult:
 
 
 def check_cache(subject: Subject) -> CheckResult:
-    """Asking twice calculates once; a change of positions, cell, numbers or pbc is noticed.
+    """Asking twice calculates once; changes are noticed.
 
-    The value counts the changes that were missed.
+    Changes of positions, cell, numbers, number of atoms and pbc. The value counts the changes that were missed.
     """
     missed = []
     for kind, structure in subject.structures.items():
@@ -93,7 +93,7 @@ def _changes(structure: Atoms) -> dict[str, Callable[[Atoms], None]]:
 
 
 def check_energies_consistent(subject: Subject) -> CheckResult:
-    """The free energy is the energy, and per-atom energies and stresses sum to the totals.
+    """Free energy equals energy; energies and stresses sum up.
 
     Relative to the largest force times 1 Å per atom. A free energy that differs is right only for electrons at
     finite temperature.

@@ -42,7 +42,7 @@ def check_forces_are_gradient(subject: Subject) -> CheckResult:
 
 
 def check_net_force(subject: Subject) -> CheckResult:
-    """The forces add up to zero: no structure pushes itself through space."""
+    """Forces add up to zero: nothing pushes itself."""
     from mlip.testing.physics.invariances import net_force
 
     errors = {kind: net_force(subject.evaluate([atoms]).forces) for kind, atoms in subject.structures.items()}
@@ -50,9 +50,9 @@ def check_net_force(subject: Subject) -> CheckResult:
 
 
 def check_stress_is_strain_derivative(subject: Subject) -> CheckResult:
-    """Stress is the derivative of the energy by strain over the volume, all six components.
+    """Stress is the energy's derivative by strain, over volume.
 
-    The value is the largest error relative to the largest component.
+    All six components. The value is the largest error relative to the largest component.
     """
     if (reason := no_stress(subject)) is not None:
         return skipped(check_stress_is_strain_derivative, reason)
@@ -67,9 +67,9 @@ def check_stress_is_strain_derivative(subject: Subject) -> CheckResult:
 
 
 def check_stress_sign(subject: Subject) -> CheckResult:
-    """Stress is positive under tension: the pressure of the crystal is -dE/dV.
+    """Stress is positive under tension.
 
-    The value is 1 if the trace has the wrong sign (or the pressure is negligible and can't tell), else 0.
+    The trace has the sign of dE/dV for the crystal pressed and stretched by 3%; the value counts the failures.
     """
     if (reason := no_stress(subject)) is not None:
         return skipped(check_stress_sign, reason)
@@ -86,9 +86,10 @@ def check_stress_sign(subject: Subject) -> CheckResult:
 
 
 def check_voigt_order(subject: Subject) -> CheckResult:
-    """Stress components come in the order xx yy zz yz xz xy, one at a time against strain by finite differences.
+    """Stress comes in the order xx yy zz yz xz xy.
 
-    The value counts the components that fit another strain better than their own.
+    One strain at a time, by finite differences. The value counts the components that fit another strain better
+    than their own.
     """
     if (reason := no_stress(subject)) is not None:
         return skipped(check_voigt_order, reason)

@@ -22,7 +22,8 @@ _SECONDS_FOR_A_SECOND_ELEMENT = 10.0
 def supported_structures(factory: Factory) -> dict[str, Atoms]:
     """Return a rattled, strained ``crystal`` and an open ``cluster`` of one or two elements.
 
-    Elements are tried one by one, common ones first; two elements are mixed if the calculator takes the mixture.
+    Elements are tried one by one, common ones first; two elements are mixed if the calculator takes the
+    mixture.
 
     Raises:
         InputError: the calculator evaluates none of the elements 1 to 94.

@@ -66,7 +66,8 @@ class Subject:
 def factory_of(calculator_or_factory: Any) -> Factory:
     """Return a function that returns the calculator to test.
 
-    A calculator object is handed out again and again, its cache emptied; a class or function is called each time.
+    A calculator object is handed out again and again, its cache emptied; a class or function is called each
+    time.
 
     Raises:
         InputError: the object is neither, or calling it does not give an ASE calculator.

@@ -33,14 +33,14 @@ def check_wrapping(subject: Subject) -> CheckResult:
 
 
 def check_rotation(subject: Subject) -> CheckResult:
-    """Turning atoms and cell leaves the energy and turns forces and stress along."""
+    """Forces and stress turn with the structure."""
     rng = np.random.default_rng(17)
     errors = {k: invariances.rotation_error(subject.evaluate, a, rng, False) for k, a in subject.structures.items()}
     return worst(check_rotation, errors, subject.symmetry_tolerance)
 
 
 def check_inversion(subject: Subject) -> CheckResult:
-    """A mirror image has the same energy and mirrored forces: no handedness."""
+    """A mirror image has the same energy: no handedness."""
     rng = np.random.default_rng(18)
     errors = {k: invariances.rotation_error(subject.evaluate, a, rng, True) for k, a in subject.structures.items()}
     return worst(check_inversion, errors, subject.symmetry_tolerance)
@@ -54,7 +54,7 @@ def check_permutation(subject: Subject) -> CheckResult:
 
 
 def check_supercell(subject: Subject) -> CheckResult:
-    """A supercell of n cells has n times the energy, the same forces and the same stress."""
+    """n cells have n times the energy, and the same stress."""
     if not subject.periodic:
         return skipped(check_supercell, "no periodic structure")
     errors = {
