@@ -60,7 +60,9 @@ def test_average_needs_energies():
         reference_energies("average", [LabelledStructure(Atoms("H2"))], [])
 
 
-@pytest.mark.parametrize("text", ["{14: -0.8, 8: 2e-1}", "{Si: -0.8, O: 0.2}", '{"14":-0.8,"8":.2}', "{'Si':-.8,'O':0.2}"])
+@pytest.mark.parametrize(
+    "text", ["{14: -0.8, 8: 2e-1}", "{Si: -0.8, O: 0.2}", '{"14":-0.8,"8":.2}', "{'Si':-.8,'O':0.2}"]
+)
 def test_given_E0s(text):
     assert parse_E0s(text) == {14: -0.8, 8: 0.2}
 

@@ -1,0 +1,288 @@
+"""Whole runs of `mlip train` on small Lennard-Jones data."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from lj_data import E0, argon, isolated, label, write_xyz
+
+import mlip
+from mlip.cli import main
+from mlip.errors import DataError, InputError, MLIPError, UnknownElementError
+from mlip.training.config import TrainingConfig
+from mlip.training.train import train
+
+TINY = {
+    "num_channels": 4,
+    "max_L": 0,
+    "max_ell": 1,
+    "correlation": 2,
+    "radial_MLP": "[8]",
+    "r_max": 4.5,
+    "num_interactions": 1,
+    "batch_size": 4,
+    "scheduler": "constant",
+    "plot": False,
+    "device": "cpu",
+}
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    return write_xyz(tmp_path / "train.xyz", [*argon(16), isolated()])
+
+
+def config(data: Path, **options) -> TrainingConfig:
+    return TrainingConfig(**{"train_file": str(data), "work_dir": str(data.parent), **TINY, **options})
+
+
+def arguments(options: dict) -> list[str]:
+    flags = [f"--{'no_' if v is False else ''}{k}" for k, v in options.items() if isinstance(v, bool)]
+    return flags + [w for k, v in options.items() if not isinstance(v, bool) for w in (f"--{k}", str(v))]
+
+
+def checkpoint(folder: Path, name: str = "mlip") -> dict:
+    return torch.load(folder / f"{name}_checkpoint.pt", weights_only=True)
+
+
+def test_command_learns_and_writes_everything(tmp_path, data, capsys):
+    test_file = write_xyz(tmp_path / "test.xyz", argon(5, seed=9))
+    options = TINY | {"plot": True, "name": "ar", "max_num_epochs": 40, "scheduler": "cosine", "lr": 0.02}
+    options |= {"train_file": data, "test_file": test_file, "work_dir": tmp_path / "out", "stress_weight": 10}
+    assert main(["train", "--json", *arguments(options)]) == 0
+    captured = capsys.readouterr()
+    result = json.loads(captured.out)
+    assert set(result["errors"]) == {"train", "valid", "test"}
+    rms = np.sqrt(np.mean(np.concatenate([a.arrays["REF_forces"] for a in argon(5, seed=9)]) ** 2))
+    assert result["errors"]["test"]["forces_rmse_meV_per_A"] < 0.5 * 1000 * rms
+    for line in ("Data", "E0s / eV: Ar -1.5 (isolated atoms", "1 isolated atoms", "epoch 40/40"):
+        assert line in captured.err
+    for noise in ("GPU available", "litlogger", "num_workers", "Warning", "`Trainer.fit` stopped"):
+        assert noise not in captured.err
+    written = {p.name for p in (tmp_path / "out").iterdir()}
+    assert written == {
+        f"ar{s}" for s in (".safetensors", "_checkpoint.pt", "_log.jsonl", "_learning_curve.png", "_parity.png")
+    }
+    log = [json.loads(line) for line in (tmp_path / "out" / "ar_log.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in log] == list(range(1, 41))
+    assert log[-1]["valid_loss"] < 0.5 * log[0]["valid_loss"]
+
+    potential = mlip.load(result["model"])
+    metadata = potential.metadata
+    assert metadata["config"]["train_file"] == "train.xyz" and metadata["config"]["seed"] == 123
+    assert metadata["errors"]["test"] == pytest.approx(result["errors"]["test"])
+    assert len(metadata["data"]["train_file"]["sha256"]) == 64
+    assert str(tmp_path) not in json.dumps(metadata)
+    assert metadata["command"].startswith("mlip")
+    assert main(["evaluate", str(test_file), "--model", result["model"], "--json", "--dtype", "float32"]) == 0
+    evaluated = json.loads(capsys.readouterr().out)
+    assert evaluated["energy_rmse_meV_per_atom"] == pytest.approx(
+        result["errors"]["test"]["energy_rmse_meV_per_atom"], rel=1e-3
+    )
+
+
+def test_result_holds_averaged_weights_of_the_best_validation(data):
+    result = train(config(data, max_num_epochs=5, lr=0.3))
+    best = min(result.history, key=lambda record: record["valid_loss"])
+    assert result.best_epoch == best["epoch"]
+    expected = best["valid_forces_rmse"]
+    assert result.errors["valid"]["forces_rmse_meV_per_A"] == pytest.approx(1000 * expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options", [{"scheduler": "plateau", "scheduler_patience": 0}, {"ema": False, "default_dtype": "float64"}]
+)
+def test_restart_continues_bit_for_bit(tmp_path, data, options):
+    runs = [tmp_path / name for name in ("whole", "parts")]
+    train(config(data, work_dir=str(runs[0]), max_num_epochs=4, **options))
+    train(config(data, work_dir=str(runs[1]), max_num_epochs=2, **options))
+    result = train(config(data, work_dir=str(runs[1]), max_num_epochs=4, restart_latest=True, **options))
+    assert [r["epoch"] for r in result.history] == [1, 2, 3, 4]
+    assert_equal(*(run_state(folder) for folder in runs))
+    assert_equal(*(dict(mlip.load(folder / "mlip.safetensors").state_dict()) for folder in runs))
+
+
+def test_sigkill_at_any_time_leaves_a_run_that_continues_exactly(tmp_path, data):
+    options = TINY | {"train_file": data, "work_dir": tmp_path / "killed", "max_num_epochs": 10000}
+    process = start(options)
+    try:
+        wait_for_epochs(tmp_path / "killed", 3, process)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = checkpoint(tmp_path / "killed")["epoch"]
+    for folder, restart in (("killed", True), ("whole", False)):
+        train(config(data, work_dir=str(tmp_path / folder), max_num_epochs=done + 2, restart_latest=restart))
+    assert_equal(run_state(tmp_path / "killed"), run_state(tmp_path / "whole"))
+
+
+def test_ctrl_c_says_how_to_resume(tmp_path, data):
+    options = TINY | {"train_file": data, "work_dir": tmp_path / "stopped", "max_num_epochs": 10000}
+    process = start(options)
+    try:
+        wait_for_epochs(tmp_path / "stopped", 2, process)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "--restart_latest continues it" in output
+    assert "Traceback" not in output and "graceful" not in output
+    assert checkpoint(tmp_path / "stopped")["epoch"] >= 2
+
+
+def start(options: dict) -> subprocess.Popen[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "mlip", "train", *arguments(options)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+
+def wait_for_epochs(folder: Path, n: int, process: subprocess.Popen[str]) -> None:
+    log = folder / "mlip_log.jsonl"
+    deadline = time.monotonic() + 90
+    while not (log.exists() and len(log.read_text().splitlines()) > n):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def run_state(folder: Path) -> dict:
+    """Everything in the checkpoint that the clock does not enter."""
+    state = checkpoint(folder)
+    for record in state["history"]:
+        del record["seconds"]
+    return {k: v for k, v in state.items() if k not in ("elapsed", "config", "data")}
+
+
+def assert_equal(a, b):
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_equal(a[key], b[key])
+    elif isinstance(a, list):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            assert_equal(x, y)
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    else:
+        assert a == b
+
+
+def test_restart_refuses_other_options_and_starts_without_checkpoint(data):
+    train(config(data, max_num_epochs=1, restart_latest=True))
+    with pytest.raises(InputError, match="different run.*--lr"):
+        train(config(data, max_num_epochs=2, lr=0.5, restart_latest=True))
+
+
+def test_max_time_ends_with_a_potential_and_zero_rate(data):
+    result = train(config(data, max_num_epochs=100000, max_time=2 / 60, scheduler="linear"))
+    assert 2 <= result.seconds < 20
+    assert result.path.exists() and result.history[-1]["lr"] < 1e-3
+    again = train(config(data, max_num_epochs=100000, max_time=2 / 60, scheduler="linear", restart_latest=True))
+    assert again.epochs <= result.epochs + 2 and again.seconds < result.seconds + 2
+
+
+def test_patience_ends_the_run(data):
+    result = train(config(data, max_num_epochs=200, lr=1e-12, ema=False, patience=3))
+    assert result.epochs < 20
+
+
+def test_eval_interval(data):
+    result = train(config(data, max_num_epochs=4, eval_interval=2))
+    assert [r["epoch"] for r in result.history] == [2, 4]
+
+
+def test_loss_that_is_not_a_number(data):
+    with pytest.raises(MLIPError, match="the loss is nan.*lower --lr"):
+        train(config(data, max_num_epochs=50, lr=1e30, clip_grad=0))
+
+
+def test_missing_labels_train_nothing(tmp_path):
+    """Only one structure has forces, none of the others may pull towards zero forces."""
+    structures = argon(8)
+    for atoms in structures[1:]:
+        del atoms.arrays["REF_forces"], atoms.info["REF_stress"]
+    path = write_xyz(tmp_path / "some.xyz", structures)
+    valid = write_xyz(tmp_path / "valid.xyz", argon(2, seed=4))
+    result = train(config(path, valid_file=str(valid), E0s="{Ar: -1.5}", max_num_epochs=2))
+    assert result.errors["train"]["n"] == 8
+    assert result.errors["valid"]["stress_rmse_GPa"] is not None
+
+
+def test_energies_alone(tmp_path):
+    structures = argon(8)
+    for atoms in structures:
+        del atoms.arrays["REF_forces"], atoms.info["REF_stress"]
+    path = write_xyz(tmp_path / "energies.xyz", structures)
+    with pytest.raises(DataError, match="rms_forces_scaling needs forces"):
+        train(config(path, E0s="average"))
+    result = train(config(path, E0s="average", scaling="std_scaling", max_num_epochs=2))
+    assert result.errors["train"]["forces_rmse_meV_per_A"] is None
+
+
+def test_molecules_beside_crystals(tmp_path):
+    molecules = [label(Atoms("Ar2", positions=[[0, 0, 0], [3.6 + 0.1 * k, 0, 0]])) for k in range(4)]
+    path = write_xyz(tmp_path / "mixed.xyz", argon(6) + molecules)
+    result = train(config(path, E0s="{Ar: -1.5}", max_num_epochs=2, valid_fraction=0.3, seed=2))
+    assert result.errors["train"]["n"] + result.errors["valid"]["n"] == 10
+
+
+def test_refused_data(tmp_path, data):
+    without = write_xyz(tmp_path / "no_isolated.xyz", argon(4))
+    with pytest.raises(DataError, match="--E0s average"):
+        train(config(without))
+    with pytest.raises(DataError, match="isolated atoms only"):
+        train(config(write_xyz(tmp_path / "only.xyz", [isolated()])))
+    neon = write_xyz(tmp_path / "neon.xyz", [label(Atoms("Ne2", positions=[[0, 0, 0], [3, 0, 0]]))])
+    for option in ("valid_file", "test_file"):
+        with pytest.raises(UnknownElementError, match="Ne"):
+            train(config(data, **{option: str(neon)}))
+
+
+def test_no_state_is_left_behind(data):
+    dtype, handler = torch.get_default_dtype(), signal.getsignal(signal.SIGINT)
+    train(config(data, max_num_epochs=1))
+    assert torch.get_default_dtype() == dtype and signal.getsignal(signal.SIGINT) is handler
+    assert torch.is_grad_enabled() and torch.get_float32_matmul_precision() == "highest"
+
+
+def test_cli_refuses_and_explains(tmp_path, data, capsys):
+    assert main(["train"]) == 1
+    assert "--train_file is missing" in capsys.readouterr().err
+    assert main(["train", "--trian_file", str(data)]) == 2
+    assert "did you mean --train_file?" in capsys.readouterr().err
+    assert main(["train", "--train_file", str(tmp_path / "none.xyz")]) == 1
+    assert "No such file" in capsys.readouterr().err
+    assert main(["train", "--train_file", str(data), "--energy_key", "dft"]) == 1
+    assert "'dft'" in capsys.readouterr().err
+
+
+def test_yaml_configuration(tmp_path, data):
+    lines = [f"{k}: {json.dumps(v)}" for k, v in {**TINY, "train_file": str(data), "max_num_epochs": 1}.items()]
+    file = tmp_path / "run.yaml"
+    file.write_text("\n".join(lines))
+    assert main(["train", "--config", str(file), "--work_dir", str(tmp_path / "y"), "--name", "y"]) == 0
+    assert mlip.load(tmp_path / "y" / "y.safetensors").E0s == {18: E0}
+
+
+@pytest.mark.skipif("MLIP_DATA" not in os.environ, reason="MLIP_DATA names no folder with the outside data")
+def test_silicon_of_mlearn(tmp_path):
+    folder = Path(os.environ["MLIP_DATA"]) / "mlearn" / "Si"
+    options = {"hidden_irreps": "4x0e", "E0s": "average", "max_num_epochs": 2, "batch_size": 16}
+    result = train(
+        config(folder / "train.extxyz", work_dir=str(tmp_path), test_file=str(folder / "test.extxyz"), **options)
+    )
+    assert result.errors["test"]["n"] == 25
+    assert result.errors["test"]["stress_rmse_GPa"] is not None
