@@ -34,7 +34,7 @@ class Progress(L.Callback):
             return
         columns = (TextColumn("epoch {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self.bar = Bar(*columns, console=self.console, transient=True)
-        self.bar.add_task(str(_as_ours(module).epoch + 1), total=trainer.num_training_batches)
+        self.bar.add_task(str(_as_ours(module).epoch), total=trainer.num_training_batches)
         self.bar.start()
 
     def on_train_batch_end(
@@ -101,6 +101,8 @@ def fit(module: TrainingModule, training: Any, validation: Any, progress: Progre
         )
         try:
             trainer.fit(module, training, validation)
+            if not module.history or module.history[-1]["epoch"] < module.epoch:
+                trainer.validate(module, validation, verbose=False)  # between two intervals, or out of time
         except SystemExit as stop:  # what Lightning makes of Ctrl-C, after disabling the key
             raise KeyboardInterrupt from stop
         finally:

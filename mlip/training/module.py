@@ -56,7 +56,8 @@ class TrainingModule(L.LightningModule):
         self.average = WeightAverage(potential, config.ema_decay if config.ema else None)
         self.best = Best()
         self.history: list[dict[str, Any]] = []
-        self.first_epoch = 0
+        self.first_epoch = 0  # completed before this process
+        self.epoch = 0  # the present one, counted from 1 over all restarts
         self.elapsed_before = 0.0
         self.started = time.monotonic()
         self._restored: dict[str, Any] | None = None
@@ -79,6 +80,7 @@ class TrainingModule(L.LightningModule):
         self.started = time.monotonic()
 
     def on_train_epoch_start(self) -> None:
+        self.epoch = self.first_epoch + self.current_epoch + 1
         self._losses = []
 
     def on_train_batch_start(self, batch: LabelledBatch, batch_idx: int) -> None:
@@ -90,7 +92,7 @@ class TrainingModule(L.LightningModule):
         value = loss.item()
         if not abs(value) < float("inf"):
             raise MLIPError(
-                f"the loss is {value} in epoch {self.epoch + 1}, step {batch_idx + 1}; lower --lr or --clip_grad, or "
+                f"the loss is {value} in epoch {self.epoch}, step {batch_idx + 1}; lower --lr or --clip_grad, or "
                 "look for extreme forces in the data. The last checkpoint holds the weights before this epoch"
             )
         self._losses.append(value)
@@ -113,7 +115,7 @@ class TrainingModule(L.LightningModule):
         self._sums.add(batch, loss, prediction)
 
     def on_validation_epoch_end(self) -> None:
-        record: dict[str, Any] = {"epoch": self.epoch + 1, "loss": _mean(self._losses), "lr": self.schedule.rate}
+        record: dict[str, Any] = {"epoch": self.epoch, "loss": _mean(self._losses), "lr": self.schedule.rate}
         record |= self._sums.result() | {"seconds": self.elapsed}
         if record["valid_loss"] < self.best.loss:
             weights = dict(self.potential.named_parameters())
@@ -126,11 +128,6 @@ class TrainingModule(L.LightningModule):
             self.trainer.should_stop = True
 
     # -- state -------------------------------------------------------------------------------------------------------
-
-    @property
-    def epoch(self) -> int:
-        """Epochs completed before the present one, restarts included."""
-        return self.first_epoch + self.current_epoch
 
     @property
     def elapsed(self) -> float:
@@ -163,7 +160,7 @@ class TrainingModule(L.LightningModule):
     def run_state(self) -> dict[str, Any]:
         """All that the rest of the run depends on, after a full epoch."""
         return {
-            "epoch": self.epoch + 1,
+            "epoch": self.epoch,
             "elapsed": self.elapsed,
             "weights": cpu_copy(dict(self.potential.named_parameters())),
             "average": self.average.state_dict(),
@@ -176,7 +173,8 @@ class TrainingModule(L.LightningModule):
 
     def load_run_state(self, state: dict[str, Any]) -> None:
         """Continue from `run_state`; call before the fit starts."""
-        self.first_epoch, self.elapsed_before = state["epoch"], state["elapsed"]
+        self.first_epoch = self.epoch = state["epoch"]
+        self.elapsed_before = state["elapsed"]
         self.started = time.monotonic()
         load_weights(self.potential, state["weights"])
         self.average.load_state_dict(state["average"])
