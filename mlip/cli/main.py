@@ -26,7 +26,16 @@ USAGE_ERROR = 2
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``mlip`` with the given arguments (default: those of the process); returns the exit status."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        status = _dispatch(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        _close_stdout()
+        return 1
+
+
+def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0 if arguments else USAGE_ERROR
@@ -61,8 +70,7 @@ def _run(name: str, arguments: list[str]) -> int:
             print(f"\nmlip {name}: interrupted", file=sys.stderr)
             return 130
         except BrokenPipeError:
-            _close_stdout()
-            return 1
+            raise
         except Exception as error:
             if show_traceback or not _is_expected(error):
                 raise

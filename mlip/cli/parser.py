@@ -7,6 +7,7 @@ several values (``--supercell 2 2 2``). The module's ``ALIASES = {"-o": "--outpu
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import inspect
 import re
@@ -15,6 +16,16 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 import jsonargparse
+
+
+class HelpFormatter(jsonargparse.DefaultHelpFormatter):
+    """Help with defaults where they say something, without types: names and units are in the texts."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        default = action.default
+        silent = default in (None, "", argparse.SUPPRESS) or default is False or "default" in text
+        return text if silent or not action.option_strings else f"{text} (default: {default})"
 
 
 class Parser(jsonargparse.ArgumentParser):
@@ -40,7 +51,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def make_parser(name: str, module: types.ModuleType) -> Parser:
     """Return the parser of the subcommand ``name`` implemented by ``module.command``."""
     summary, help_texts = split_docstring(inspect.getdoc(module.command) or "")
-    parser = Parser(prog=f"mlip {name}", description=summary, allow_abbrev=False)
+    parser = Parser(prog=f"mlip {name}", description=summary, allow_abbrev=False, formatter_class=HelpFormatter)
     short = {long: alias for alias, long in getattr(module, "ALIASES", {}).items()}
     hints = get_type_hints(module.command)
     for parameter in inspect.signature(module.command).parameters.values():

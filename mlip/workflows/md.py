@@ -12,7 +12,7 @@ from ase.calculators.calculator import BaseCalculator
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixCom
 from ase.md.md import MolecularDynamics
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
+from ase.md.velocitydistribution import Stationary
 from numpy.typing import NDArray
 
 from mlip.errors import InputError, MLIPError
@@ -27,6 +27,7 @@ from mlip.workflows.md_integrators import (
     restore_inner_state,
     rests,
     temperature,
+    thermal_momenta,
 )
 from mlip.workflows.results import Result, hidden
 
@@ -164,7 +165,7 @@ class _Run:
         wanted = self.settings.temperature
         keep = wanted is None or (self.settings.ensemble != "nve" and self.atoms.get_kinetic_energy() > 0)
         if not keep:
-            MaxwellBoltzmannDistribution(self.atoms, temperature_K=wanted, rng=self.rng)
+            self.atoms.set_momenta(thermal_momenta(self.atoms, wanted or 0.0, self.rng))
         if rests(self.atoms):
             Stationary(self.atoms, preserve_temperature=False)
         if not keep and wanted:

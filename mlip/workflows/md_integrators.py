@@ -141,6 +141,11 @@ def temperature(atoms: Atoms) -> float:
     return float(2 * atoms.get_kinetic_energy() / (degrees_of_freedom(atoms) * units.kB))
 
 
+def thermal_momenta(atoms: Atoms, temperature: float, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Momenta (N, 3) drawn from the Maxwell-Boltzmann distribution at ``temperature`` K."""
+    return rng.standard_normal((len(atoms), 3)) * np.sqrt(atoms.get_masses() * units.kB * temperature)[:, None]
+
+
 def conserved_energy(integrator: MolecularDynamics) -> float:
     """The quantity that exact integration would keep constant, eV: total energy less what the baths gave."""
     if isinstance(integrator, _NPT):

@@ -53,13 +53,9 @@ def plot_md(result: MDResult, path: Path, title: str = "") -> None:
     time = result.log["time_fs"] / 1000
     upper.plot(time, result.log["temperature_K"], color=_ACCENT, lw=1)
     upper.axhline(result.temperature_mean, color=_GREY, ls="--", lw=1)
-    upper.annotate(
-        f"mean of second half {result.temperature_mean:.0f} K",
-        (0.99, 0.04),
-        xycoords="axes fraction",
-        ha="right",
-        color="0.4",
-    )
+    label = f"mean of the second half {result.temperature_mean:.0f} K"
+    upper.annotate(label, (0.99, 0.96), xycoords="axes fraction", ha="right", va="top", color="0.4")
+    upper.set_ylim(top=1.2 * result.log["temperature_K"].max() + 1)
     upper.set_ylabel("temperature (K)")
     for column, label, color in (("conserved_eV", "conserved", _LINE), ("total_eV", "total", _GREY)):
         energy = result.log[column]

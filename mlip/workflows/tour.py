@@ -12,12 +12,11 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.calculator import BaseCalculator
 from ase.io import write
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 
 from mlip.workflows.elastic import elastic
 from mlip.workflows.evaluation import Progress
 from mlip.workflows.md import MDResult, run_md
-from mlip.workflows.md_integrators import MDSettings
+from mlip.workflows.md_integrators import MDSettings, thermal_momenta
 from mlip.workflows.phonons import PhononResult, phonons
 from mlip.workflows.plots import plot_bands, plot_dos, plot_md
 from mlip.workflows.relax import RelaxResult, relax
@@ -151,6 +150,6 @@ def silicon_tour(calculator: BaseCalculator, folder: Path, stage: Stage, md_step
 def _heat(cell: Atoms, calculator: BaseCalculator, trajectory: Path, steps: int, progress: Progress) -> MDResult:
     atoms = cell * (2, 2, 2)
     # Half of the kinetic energy of a crystal at rest goes into its springs: start at twice the temperature.
-    MaxwellBoltzmannDistribution(atoms, temperature_K=2 * _TEMPERATURE, rng=np.random.default_rng(0))
+    atoms.set_momenta(thermal_momenta(atoms, 2 * _TEMPERATURE, np.random.default_rng(0)))
     settings = MDSettings("nvt", _TEMPERATURE, timestep=2.0, interval=5)
     return run_md(atoms, calculator, settings, steps=steps, trajectory=trajectory, overwrite=True, progress=progress)
