@@ -24,7 +24,7 @@ class ReferenceEnergies(NamedTuple):
 
 
 def reference_energies(
-    option: str | Mapping[int | str, float],
+    option: str | Mapping[int, float] | Mapping[str, float],
     training: Sequence[LabelledStructure],
     isolated: Sequence[LabelledStructure],
 ) -> ReferenceEnergies:
@@ -49,7 +49,7 @@ def reference_energies(
     raise InputError(f"--E0s {option!r}: expected isolated, average or a mapping such as {{14: -0.8}}")
 
 
-def parse_E0s(option: str | Mapping[int | str, float]) -> dict[int, float]:
+def parse_E0s(option: str | Mapping[int, float] | Mapping[str, float]) -> dict[int, float]:
     """`{14: -0.8}` or `{Si: -0.8}`, as text or as a mapping, to energies by atomic number."""
     if isinstance(option, Mapping):
         pairs: list[tuple[str, float]] = [(str(key), float(value)) for key, value in option.items()]

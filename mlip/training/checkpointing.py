@@ -18,11 +18,15 @@ FREE_OPTIONS = frozenset({"max_num_epochs", "max_time", "patience", "restart_lat
 def save_checkpoint(state: dict[str, Any], path: Path) -> None:
     """Write `state` (tensors, numbers, strings and containers of them) atomically."""
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as stream:
-        torch.save({"version": VERSION, **state}, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as stream:
+            torch.save({"version": VERSION, **state}, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def load_checkpoint(path: Path, config: dict[str, Any], data: dict[str, str]) -> dict[str, Any]:

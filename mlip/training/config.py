@@ -64,8 +64,8 @@ class TrainingConfig:
         eval_interval: epochs between validations
         lr: learning rate
         weight_decay: L2 penalty of the linear maps inside the layers
-        amsgrad: use the AMSGrad variant of Adam
-        ema: average the weights exponentially; validation and the result use the average
+        amsgrad: use the AMSGrad variant of Adam (--no_amsgrad: do not)
+        ema: average the weights exponentially; validation and the result use the average (--no_ema: do not)
         ema_decay: decay of that average per step
         scheduler: plateau (reduce when the validation stalls), cosine or linear (to zero at max_num_epochs, or at
             max_time if that comes first), constant
@@ -76,7 +76,7 @@ class TrainingConfig:
         device: where to train
         default_dtype: precision of weights, forces and stresses; energies and losses are summed in float64 always
         restart_latest: continue from the latest checkpoint of this name in work_dir, if there is one
-        plot: draw the learning curve and the parity plots
+        plot: draw the learning curve and the parity plots (--no_plot: do not)
     """
 
     train_file: str = ""
@@ -89,7 +89,7 @@ class TrainingConfig:
     energy_key: str | None = None
     forces_key: str | None = None
     stress_key: str | None = None
-    E0s: str = "isolated"
+    E0s: str | dict[str, float] | dict[int, float] = "isolated"
     model: Literal["MACE", "ScaleShiftMACE"] = "MACE"
     r_max: float = 5.0
     num_radial_basis: int = 8
@@ -101,7 +101,7 @@ class TrainingConfig:
     correlation: int = 3
     num_interactions: int = 2
     MLP_irreps: str = "16x0e"
-    radial_MLP: str = "[64, 64, 64]"
+    radial_MLP: str | list[int] = "[64, 64, 64]"
     avg_num_neighbors: float | None = None
     scaling: Literal["rms_forces_scaling", "std_scaling", "no_scaling"] = "rms_forces_scaling"
     loss: Literal["weighted", "huber"] = "weighted"
@@ -159,7 +159,7 @@ class TrainingConfig:
 
     def radial_widths(self) -> tuple[int, ...]:
         """Widths of the radial network's hidden layers, from "[64, 64]", "64 64" or "64,64"."""
-        words = re.sub(r"[\[\](),]", " ", self.radial_MLP).split()
+        words = re.sub(r"[\[\](),]", " ", str(self.radial_MLP)).split()
         if not words or not all(word.isdigit() and int(word) > 0 for word in words):
             raise InputError(f"--radial_MLP {self.radial_MLP!r} is not a list of widths such as [64, 64, 64]")
         return tuple(map(int, words))
