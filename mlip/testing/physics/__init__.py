@@ -5,7 +5,7 @@ A model's test file is a short subclass::
     from mlip.testing.physics import PotentialPhysics
 
     class TestMyModel(PotentialPhysics):
-        @pytest.fixture(scope="class")
+        @pytest.fixture
         def potential(self):
             return Potential(MyModel(elements=[6, 8], cutoff=5.0).double(), E0s={6: -1.0, 8: -2.0})
 
@@ -50,6 +50,7 @@ from mlip.testing.physics.result import CheckResult
 from mlip.testing.physics.structures import check_structures
 from mlip.testing.physics.suite import POTENTIAL_CHECKS, check_potential
 from mlip.testing.physics.symmetry import (
+    check_high_symmetry,
     check_inversion,
     check_left_handed_cell,
     check_permutation,
@@ -76,6 +77,7 @@ __all__ = [
     "check_float32",
     "check_forces_are_gradient",
     "check_fragments",
+    "check_high_symmetry",
     "check_inputs_unchanged",
     "check_inversion",
     "check_isolated_atom",

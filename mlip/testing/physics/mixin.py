@@ -6,6 +6,7 @@ Needs pytest, which the package does not depend on; so nothing else in the packa
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import pytest
@@ -16,6 +17,11 @@ from mlip.testing.physics.result import Check, name_of
 from mlip.testing.physics.structures import check_structures
 from mlip.testing.physics.suite import POTENTIAL_CHECKS, bound
 from mlip.testing.physics.symmetry import Structures
+
+
+@lru_cache
+def _structures(elements: tuple[int, ...], cutoff: float) -> Structures:
+    return check_structures(elements, cutoff)
 
 
 class PotentialPhysics:
@@ -29,15 +35,15 @@ class PotentialPhysics:
     tolerances: Mapping[str, float] = {}
     excused: Mapping[str, str] = {}
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def potential(self) -> Potential:
         """The potential under test, in float64."""
         raise NotImplementedError("a subclass of PotentialPhysics overrides the fixture `potential`")
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def structures(self, potential: Potential) -> Structures:
         """The structures it is tested on."""
-        return check_structures(potential.elements, potential.cutoff)
+        return _structures(potential.elements, potential.cutoff)
 
     @pytest.mark.parametrize("check", POTENTIAL_CHECKS, ids=name_of)
     def test_physics(self, check: Check, potential: Potential, structures: Structures) -> None:
@@ -61,12 +67,12 @@ class CalculatorPhysics:
     tolerance: float | None = None
     excused: Mapping[str, str] = {}
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def calculator(self) -> Any:
         """The calculator under test, or a class or function that makes one."""
         raise NotImplementedError("a subclass of CalculatorPhysics overrides the fixture `calculator`")
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def subject(self, calculator: Any) -> Subject:
         """The calculator with structures of elements that it supports."""
         return subject_of(calculator, tolerance=self.tolerance)

@@ -38,6 +38,7 @@ STRUCTURE_CHECKS: tuple[Check, ...] = (
 
 #: Checks that make their own structures.
 OWN_STRUCTURE_CHECKS: tuple[Check, ...] = (
+    symmetry.check_high_symmetry,
     additivity.check_one_atom_cell,
     additivity.check_isolated_atom,
     additivity.check_no_neighbors,

@@ -17,7 +17,7 @@ from mlip.testing.physics.invariances import (
     wrapping_error,
 )
 from mlip.testing.physics.result import Check, CheckResult, result
-from mlip.testing.physics.structures import check_structures
+from mlip.testing.physics.structures import check_structures, pair_distance, representative
 
 TOLERANCE = 1e-8
 """Rounding in float64 reaches 1e-10 in deep networks and for coordinates of 1e4 Å; a wrong term shows at 1e-3."""
@@ -91,6 +91,29 @@ def check_permutation(
     cases = structures_for(potential, structures)
     errors = _over(cases, lambda atoms: permutation_error(evaluate, atoms, rng))
     return worst(check_permutation, errors, tolerance)
+
+
+def check_high_symmetry(potential: Potential, tolerance: float = TOLERANCE) -> CheckResult:
+    """Symmetric structures are nothing special: no NaN, same answer when turned.
+
+    Perfect cubic crystals, dimers along the axes, a line and a square: vectors that cancel exactly, at the poles of
+    the spherical harmonics. The value compares with the same structure in a random orientation.
+    """
+    evaluate, rng = evaluator(potential), np.random.default_rng(9)
+    d = pair_distance(potential.elements, potential.cutoff)
+    errors = {}
+    for z in representative(potential.elements, 2):
+        shapes = {
+            "crystal": Atoms([z], cell=[d, d, d], pbc=True),
+            "dimer along x": Atoms([z, z], positions=[[0, 0, 0], [d, 0, 0]]),
+            "dimer along y": Atoms([z, z], positions=[[0, 0, 0], [0, d, 0]]),
+            "dimer along z": Atoms([z, z], positions=[[0, 0, 0], [0, 0, d]]),
+            "line": Atoms([z] * 3, positions=[[0, 0, -d], [0, 0, 0], [0, 0, d]]),
+            "square": Atoms([z] * 4, positions=[[0, 0, 0], [d, 0, 0], [d, d, 0], [0, d, 0]]),
+        }
+        for kind, atoms in shapes.items():
+            errors[f"{kind} of {atoms.symbols[0]}"] = rotation_error(evaluate, atoms, rng, improper=False)
+    return worst(check_high_symmetry, errors, tolerance)
 
 
 def check_left_handed_cell(

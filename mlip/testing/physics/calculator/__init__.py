@@ -47,11 +47,12 @@ def check_calculator(
 ) -> list[CheckResult]:
     """Run every check that applies to a black box on an ASE calculator.
 
-    Args: calculator_or_factory: a calculator, or a class or function that returns one when called. structure:
-    what to test it on; without one, crystals of the elements that it is found to support. tolerance: relative,
-    for every check that compares numbers; default 1e-4 for finite differences, 1e-6 for symmetries, wider (up
-    to 5e-3) if the calculator's numbers are found to be noisy, as in float32. progress: called as
-    ``progress(done, total, name)``.
+    Args:
+        calculator_or_factory: a calculator, or a class or function that returns one when called.
+        structure: what to test it on; without one, crystals of the elements that it is found to support.
+        tolerance: relative, for every check that compares numbers; default 1e-4 for finite differences, 1e-6 for
+            symmetries, wider (up to 5e-3) if the calculator's numbers are found to be noisy, as in float32.
+        progress: called as ``progress(done, total, name)``.
 
     Raises:
         InputError: not a calculator, or none that evaluates the structure or any element.
