@@ -49,13 +49,14 @@ def test_good_input_is_good() -> None:
     assert neighbor_list(**{**GOOD, "cell": TWO, "batch": batch})[0].shape[1] == 12
 
 
-@pytest.mark.parametrize(("change", "message"), BAD)
-def test_bad_input_is_refused(change: dict, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        neighbor_list(**{**GOOD, **change})
-
-
 needs_extension = pytest.mark.skipif(not mlip.compiled, reason="the extension is not built")
+
+
+@pytest.mark.parametrize("backend", [pytest.param("compiled", marks=needs_extension), "matscipy", "reference"])
+@pytest.mark.parametrize(("change", "message"), BAD)
+def test_bad_input_is_refused(backend: str, change: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        neighbor_list(**{**GOOD, **change}, backend=backend)
 
 
 @needs_extension

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mlip import _extension
 from mlip.errors import InputError
-from mlip.neighbors.validation import ListInput
+from mlip.neighbors.validation import ListInput, check_values
 
 PREFIX = "neighbor_list: "  # of the operator's own messages
 
@@ -20,6 +20,7 @@ def compiled_list(data: ListInput) -> tuple[Tensor, Tensor]:
         message = str(error)
         if PREFIX not in message:
             raise
+        check_values(data)  # says which atom or structure it is, if it is one of them
         raise InputError(message[message.index(PREFIX) :].splitlines()[0]) from None
 
 

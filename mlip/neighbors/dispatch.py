@@ -10,7 +10,7 @@ from mlip import _extension
 from mlip.neighbors.compiled import compiled_list
 from mlip.neighbors.matscipy_backend import matscipy_list
 from mlip.neighbors.reference import reference_list
-from mlip.neighbors.validation import check_input
+from mlip.neighbors.validation import check_input, check_values
 
 Backend = Literal["compiled", "matscipy", "reference"]
 BACKENDS = {"compiled": compiled_list, "matscipy": matscipy_list, "reference": reference_list}
@@ -48,4 +48,7 @@ def neighbor_list(
             lattice vectors, an unsorted batch, or more pairs than memory can hold.
     """
     data = check_input(positions, cell, pbc, cutoff, batch)
-    return BACKENDS[backend or ("compiled" if _extension.compiled else "matscipy")](data)
+    backend = backend or ("compiled" if _extension.compiled else "matscipy")
+    if backend != "compiled":
+        check_values(data)
+    return BACKENDS[backend](data)

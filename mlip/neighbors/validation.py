@@ -24,7 +24,7 @@ class ListInput(NamedTuple):
 
 
 def check_input(positions: Tensor, cell: Tensor, pbc: Tensor, cutoff: float, batch: Tensor | None) -> ListInput:
-    """Check the arguments of :func:`mlip.neighbors.neighbor_list` and bring them to one form.
+    """Check shapes and types of the arguments of :func:`mlip.neighbors.neighbor_list` and bring them to one form.
 
     Raises:
         InputError: naming what was expected and what was got.
@@ -39,11 +39,20 @@ def check_input(positions: Tensor, cell: Tensor, pbc: Tensor, cutoff: float, bat
         raise InputError(f"cutoff: expected a positive, finite length in Å, got {cutoff}")
     cell, pbc = _canonical_cell(cell, pbc)
     offsets = _offsets(batch, len(positions), len(cell))
-    if not positions.isfinite().all():
-        atom = int((~positions.isfinite().all(dim=1)).nonzero()[0])
-        raise InputError(f"positions: expected finite numbers, got {positions[atom].tolist()} for atom {atom}")
-    _check_lattice(cell, pbc)
     return ListInput(positions.contiguous(), cell, pbc, offsets, cutoff)
+
+
+def check_values(data: ListInput) -> None:
+    """Check what takes a look at every number; the compiled operator does it on the fly, with less detailed messages.
+
+    Raises:
+        InputError: positions not finite; lattice vectors of periodic axes not finite or linearly dependent.
+    """
+    finite = data.positions.isfinite().all(dim=1)
+    if not finite.all():
+        atom = int((~finite).nonzero()[0])
+        raise InputError(f"positions: expected finite numbers, got {data.positions[atom].tolist()} for atom {atom}")
+    _check_lattice(data.cell, data.pbc)
 
 
 def _canonical_cell(cell: Tensor, pbc: Tensor) -> tuple[Tensor, Tensor]:
