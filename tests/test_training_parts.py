@@ -45,6 +45,12 @@ def test_impossible_options(options, message):
         config(**options)
 
 
+def test_command_line_of_a_run():
+    options = config(train_file="/data/a.xyz", E0s="{Ar: -1.5}", lr=0.02, ema=False, work_dir="/tmp/x")
+    assert options.command() == "mlip train --train_file a.xyz --E0s '{18: -1.5}' --lr 0.02 --no_ema"
+    assert config(**options.portable()) == config(train_file="a.xyz", E0s="{Ar: -1.5}", lr=0.02, ema=False)
+
+
 def test_irreps_and_widths():
     assert config(num_channels=16, max_L=2).feature_irreps() == "16x0e + 16x1o + 16x2e"
     assert config(hidden_irreps="8x0e").feature_irreps() == "8x0e"

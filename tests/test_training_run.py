@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ import pytest
 import torch
 from ase import Atoms
 from lj_data import E0, argon, isolated, label, write_xyz
+from rich.console import Console
 
 import mlip
 from mlip.cli import main
@@ -83,7 +85,7 @@ def test_command_learns_and_writes_everything(tmp_path, data, capsys):
     assert metadata["errors"]["test"] == pytest.approx(result["errors"]["test"])
     assert len(metadata["data"]["train_file"]["sha256"]) == 64
     assert str(tmp_path) not in json.dumps(metadata)
-    assert metadata["command"].startswith("mlip")
+    assert metadata["command"].startswith("mlip train --train_file train.xyz --test_file test.xyz --name ar")
     assert main(["evaluate", str(test_file), "--model", result["model"], "--json", "--dtype", "float32"]) == 0
     evaluated = json.loads(capsys.readouterr().out)
     assert evaluated["energy_rmse_meV_per_atom"] == pytest.approx(
@@ -216,7 +218,9 @@ def test_missing_labels_train_nothing(tmp_path):
         del atoms.arrays["REF_forces"], atoms.info["REF_stress"]
     path = write_xyz(tmp_path / "some.xyz", structures)
     valid = write_xyz(tmp_path / "valid.xyz", argon(2, seed=4))
-    result = train(config(path, valid_file=str(valid), E0s="{Ar: -1.5}", max_num_epochs=2))
+    console = Console(record=True, quiet=False, file=io.StringIO(), width=200)
+    result = train(config(path, valid_file=str(valid), E0s="{Ar: -1.5}", max_num_epochs=2), console)
+    assert "weight zero: forces of 7 in train, stress of 7 in train" in console.export_text()
     assert result.errors["train"]["n"] == 8
     assert result.errors["valid"]["stress_rmse_GPa"] is not None
 
@@ -256,6 +260,18 @@ def test_no_state_is_left_behind(data):
     train(config(data, max_num_epochs=1))
     assert torch.get_default_dtype() == dtype and signal.getsignal(signal.SIGINT) is handler
     assert torch.is_grad_enabled() and torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_gpu_trains_as_the_cpu_does(tmp_path, data):
+    options = {"max_num_epochs": 3, "default_dtype": "float64"}
+    cpu, gpu = (train(config(data, name=d, **options | {"device": d})) for d in ("cpu", "cuda"))
+    assert gpu.history[-1]["valid_loss"] == pytest.approx(cpu.history[-1]["valid_loss"], rel=1e-6)
+    again = train(
+        config(data, name="cuda", **options | {"device": "cuda", "restart_latest": True, "max_num_epochs": 4})
+    )
+    assert again.epochs == 4
 
 
 def test_cli_refuses_and_explains(tmp_path, data, capsys):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import sys
 import typing
 from typing import Any
 
@@ -25,7 +24,7 @@ def command(**options: Any) -> None:
         if error.name != "lightning":
             raise
         raise MissingDependencyError("training needs lightning: pip install 'mlip-torch[train]'") from error
-    result = train(config, console(as_json), ["mlip", *sys.argv[1:]])
+    result = train(config, console(as_json))
     if as_json:
         print_json(result.as_dict())
 

@@ -54,7 +54,7 @@ def parse_E0s(option: str | Mapping[int, float] | Mapping[str, float]) -> dict[i
     if isinstance(option, Mapping):
         pairs: list[tuple[str, float]] = [(str(key), float(value)) for key, value in option.items()]
     else:
-        body = option.strip()[1:-1]
+        body = option.strip().removeprefix("{").removesuffix("}")
         entries = [entry.strip() for entry in body.split(",") if entry.strip()]
         matches = [_ENTRY.fullmatch(entry) for entry in entries]
         bad = [entry for entry, match in zip(entries, matches, strict=True) if match is None]

@@ -6,13 +6,16 @@ Names and meaning are those of `mace_run_train` where it has the option. Imports
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from mlip.errors import InputError
+
+#: Options that say where and how to run, not what to train.
+_LOCAL = frozenset({"work_dir", "restart_latest", "plot"})
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ class TrainingConfig:
     plot: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse values that can't be right.
+        """Refuse values that can't be right; bring `radial_MLP` and `E0s` to one form, however they were spelled.
 
         Raises:
             InputError: naming the option, what was expected and what was got.
@@ -155,10 +158,14 @@ class TrainingConfig:
             raise InputError("energy_weight, forces_weight and stress_weight are all zero: nothing to train on")
         if not 0 < self.ema_decay < 1:
             raise InputError(f"--ema_decay is {self.ema_decay}; expected between 0 and 1")
-        self.radial_widths()
+        object.__setattr__(self, "radial_MLP", list(self.radial_widths()))
+        if not isinstance(self.E0s, str) or self.E0s.lstrip().startswith("{"):
+            from mlip.data.reference_energies import parse_E0s
+
+            object.__setattr__(self, "E0s", parse_E0s(self.E0s))
 
     def radial_widths(self) -> tuple[int, ...]:
-        """Widths of the radial network's hidden layers, from "[64, 64]", "64 64" or "64,64"."""
+        """Widths of the radial network's hidden layers, from [64, 64], "[64, 64]", "64 64" or "64,64"."""
         words = re.sub(r"[\[\](),]", " ", str(self.radial_MLP)).split()
         if not words or not all(word.isdigit() and int(word) > 0 for word in words):
             raise InputError(f"--radial_MLP {self.radial_MLP!r} is not a list of widths such as [64, 64, 64]")
@@ -177,5 +184,19 @@ class TrainingConfig:
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
-    def to_json(self) -> str:
-        return json.dumps(self.as_dict())
+    def portable(self) -> dict[str, Any]:
+        """The options that make the potential what it is; files by name, without their folder."""
+        options = {name: value for name, value in self.as_dict().items() if name not in _LOCAL}
+        return {name: Path(v).name if name.endswith("_file") and v else v for name, v in options.items()}
+
+    def command(self) -> str:
+        """The command line of this run, with the options that are not at their defaults."""
+        words, defaults = ["mlip", "train"], TrainingConfig(train_file="-").as_dict()
+        for name, value in self.portable().items():
+            if value == defaults[name]:
+                continue
+            if isinstance(value, bool):
+                words.append(f"--{name}" if value else f"--no_{name}")
+            else:
+                words += [f"--{name}", str(value)]
+        return shlex.join(words)

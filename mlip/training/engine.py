@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
@@ -98,6 +99,7 @@ def fit(module: TrainingModule, training: Any, validation: Any, progress: Progre
             enable_model_summary=False,
             inference_mode=False,
             use_distributed_sampler=False,
+            plugins=[LightningEnvironment()],  # one process, also inside a batch job of several tasks
         )
         try:
             trainer.fit(module, training, validation)

@@ -63,7 +63,10 @@ def plot_parity(sets: dict[str, Pairs], path: Path) -> None:
         for name, values in by_set.items():
             axis.plot(*values, ".", markersize=3, color=COLORS.get(name), label=name, rasterized=True)
         both = np.concatenate([v.ravel() for v in by_set.values()])
-        axis.axline((both.min(), both.min()), slope=1, color="black", linewidth=0.6)
+        margin = 0.03 * (both.max() - both.min()) or 1e-3
+        limits = (both.min() - margin, both.max() + margin)
+        axis.plot(limits, limits, color="black", linewidth=0.6)
+        axis.set(xlim=limits, ylim=limits, aspect="equal")
         axis.set_xlabel(f"reference {label}")
         axis.set_ylabel(f"predicted {label}")
         axis.legend(frameon=False, markerscale=3)

@@ -55,6 +55,14 @@ def describe(config: TrainingConfig, data: TrainingData, potential: Potential) -
         f"{config.model}, {config.feature_irreps()}, {n_parameters} parameters, {config.default_dtype}, "
         f"{potential.device}",
     ]
+    missing = [
+        f"{label} of {len(part.structures) - n} in {name}"
+        for name, part in data.sets.items()
+        for label in PROPERTIES
+        if 0 < (n := part.count(label)) < len(part.structures)
+    ]
+    if missing:
+        lines.append(f"missing labels have weight zero: {', '.join(missing)}")
     if data.n_isolated:
         lines.append(f"{data.n_isolated} isolated atoms give reference energies and do not train")
     return lines

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import datetime
-import shlex
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,13 +49,12 @@ class TrainingResult:
         }
 
 
-def train(config: TrainingConfig, console: Console | None = None, command: Sequence[str] = ()) -> TrainingResult:
+def train(config: TrainingConfig, console: Console | None = None) -> TrainingResult:
     """Train a potential and write it with its log and plots into the work folder.
 
     Args:
         config: what to do.
         console: where to report; nowhere by default.
-        command: command line, for the provenance in the potential's file.
 
     Raises:
         DataError, InputError, UnknownElementError: the data or options can't be used.
@@ -79,7 +76,7 @@ def train(config: TrainingConfig, console: Console | None = None, command: Seque
     potential.to(_device(config))
     load_weights(potential, module.best.weights)
     potential.requires_grad_(False)
-    return _finish(config, data, module, console, command)
+    return _finish(config, data, module, console)
 
 
 def _device(config: TrainingConfig) -> str:
@@ -129,9 +126,7 @@ def _fit(config: TrainingConfig, data: TrainingData, module: TrainingModule, con
         raise
 
 
-def _finish(
-    config: TrainingConfig, data: TrainingData, module: TrainingModule, console: Console, command: Sequence[str]
-) -> TrainingResult:
+def _finish(config: TrainingConfig, data: TrainingData, module: TrainingModule, console: Console) -> TrainingResult:
     """Final errors, potential with provenance, plots."""
     potential, path = module.potential, config.file(".safetensors")
     started = time.monotonic()
@@ -140,7 +135,7 @@ def _finish(
         for name, part in data.sets.items()
     }
     errors = {name: errors_of(part.structures, predicted[name]).as_dict() for name, part in data.sets.items()}
-    potential.metadata = _provenance(config, data, module, errors, command)
+    potential.metadata = _provenance(config, data, module, errors)
     potential.save(path)
     console.print(report.errors_table(errors))
     if config.plot:
@@ -159,19 +154,12 @@ def _paired(data: TrainingData, predicted: dict[str, list[Predicted]]) -> dict[s
 
 
 def _provenance(
-    config: TrainingConfig,
-    data: TrainingData,
-    module: TrainingModule,
-    errors: dict[str, dict[str, float | int | None]],
-    command: Sequence[str],
+    config: TrainingConfig, data: TrainingData, module: TrainingModule, errors: dict[str, dict[str, float | int | None]]
 ) -> dict[str, Any]:
-    """What a reader of the weights needs to know, or to train it again."""
-    options = config.as_dict() | {
-        option: Path(path).name for option in data.sha256 if (path := getattr(config, option)) is not None
-    }
-    options.pop("work_dir")
+    """What a reader of the weights needs to know, or to train it again; file names without folders."""
+    options = config.portable()
     return {
-        "command": _command_line(config, command),
+        "command": config.command(),
         "config": options,
         "data": {option: {"file": options[option], "sha256": sha} for option, sha in data.sha256.items()},
         "sets": {name: len(part.structures) for name, part in data.sets.items()},
@@ -183,8 +171,3 @@ def _provenance(
         "mlip_version": mlip.__version__,
         "torch_version": torch.__version__,
     }
-
-
-def _command_line(config: TrainingConfig, command: Sequence[str]) -> str:
-    """The command with file names instead of paths: provenance, not the layout of somebody's disk."""
-    return shlex.join([Path(word).name if "/" in word else word for word in command])
