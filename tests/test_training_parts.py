@@ -233,6 +233,9 @@ def test_checkpoint_file(tmp_path):
         load_checkpoint(path, options | {"lr": 0.02}, data)
     with pytest.raises(InputError, match="content of --train_file"):
         load_checkpoint(path, options, {"train_file": "xyz"})
+    with pytest.raises(InputError, match="content of --valid_file"):
+        load_checkpoint(path, options, data | {"valid_file": "new"})
+    assert load_checkpoint(path, options, data | {"test_file": "new"})
     save_checkpoint({"version": 99, "config": options, "data": data}, path)
     with pytest.raises(ModelFileError, match="version 99"):
         load_checkpoint(path, options, data)

@@ -35,7 +35,7 @@ def load_checkpoint(path: Path, config: dict[str, Any], data: dict[str, str]) ->
     Args:
         path: the file.
         config: options of the run; all but a few must be those of the checkpoint.
-        data: SHA-256 of the data files by option; they must be those of the checkpoint.
+        data: SHA-256 of the data files by option; those that train and validate must be those of the checkpoint.
 
     Raises:
         ModelFileError: not a checkpoint of ours, damaged, or of a newer version.
@@ -55,7 +55,8 @@ def load_checkpoint(path: Path, config: dict[str, Any], data: dict[str, str]) ->
         for name, value in config.items()
         if name not in FREE_OPTIONS and not name.endswith("_file") and state["config"].get(name) != value
     ]
-    changed += [f"content of --{name}" for name, sha in data.items() if state["data"].get(name) != sha]
+    trained_on = ("train_file", "valid_file")
+    changed += [f"content of --{name}" for name in trained_on if state["data"].get(name) != data.get(name)]
     if changed:
         raise InputError(
             f"{path} belongs to a different run ({'; '.join(changed)}); use the same options, another --name, or "

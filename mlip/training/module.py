@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -89,14 +90,16 @@ class TrainingModule(L.LightningModule):
     def training_step(self, batch: LabelledBatch, batch_idx: int) -> Tensor:
         prediction = self.potential(batch.graph, **self.wanted, training=True)
         loss = self.loss(batch, prediction)
-        value = loss.item()
-        if not abs(value) < float("inf"):
-            raise MLIPError(
-                f"the loss is {value} in epoch {self.epoch}, step {batch_idx + 1}; lower --lr or --clip_grad, or "
-                "look for extreme forces in the data. The last checkpoint holds the weights before this epoch"
-            )
-        self._losses.append(value)
+        self._losses.append(self._finite(loss.item(), f"step {batch_idx + 1}"))
         return loss
+
+    def _finite(self, value: float, where: str) -> float:
+        if math.isfinite(value):
+            return value
+        raise MLIPError(
+            f"the loss is {value} in epoch {self.epoch}, {where}; lower --lr or --clip_grad, or look for extreme forces "
+            "in the data. The last checkpoint holds the weights before this epoch"
+        )
 
     def on_train_batch_end(self, outputs: Any, batch: LabelledBatch, batch_idx: int) -> None:
         self.average.update()
@@ -117,7 +120,7 @@ class TrainingModule(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         record: dict[str, Any] = {"epoch": self.epoch, "loss": _mean(self._losses), "lr": self.schedule.rate}
         record |= self._sums.result() | {"seconds": self.elapsed}
-        if record["valid_loss"] < self.best.loss:
+        if self._finite(record["valid_loss"], "validation") < self.best.loss:
             weights = dict(self.potential.named_parameters())
             self.best = Best(record["valid_loss"], record["epoch"], cpu_copy(weights))
         self.average.swap()

@@ -6,7 +6,6 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -84,8 +83,16 @@ def load_data(config: TrainingConfig) -> TrainingData:
         statistics=statistics(sets["train"].samples, reference.E0s),
         properties=properties,
         keys=read["train_file"].keys,
-        sha256={option: hashlib.sha256(Path(path).read_bytes()).hexdigest() for option, path in files.items()},
+        sha256={option: _sha256(path) for option, path in files.items()},
     )
+
+
+def _sha256(path: str) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _all_training(data: LabelledData) -> list[LabelledStructure]:
