@@ -97,8 +97,8 @@ class TrainingModule(L.LightningModule):
         if math.isfinite(value):
             return value
         raise MLIPError(
-            f"the loss is {value} in epoch {self.epoch}, {where}; lower --lr or --clip_grad, or look for extreme forces "
-            "in the data. The last checkpoint holds the weights before this epoch"
+            f"the loss is {value} in epoch {self.epoch}, {where}; lower --lr or --clip_grad, or look for extreme "
+            "forces in the data. The last checkpoint holds the weights before this epoch"
         )
 
     def on_train_batch_end(self, outputs: Any, batch: LabelledBatch, batch_idx: int) -> None:
