@@ -40,11 +40,13 @@ def wrapping_error(evaluate: Evaluate, atoms: Atoms, rng: Generator) -> float:
 
 
 def permutation_error(evaluate: Evaluate, atoms: Atoms, rng: Generator) -> float:
-    """Error after reordering the atoms: same energy and stress, forces reordered alike."""
-    order = rng.permutation(len(atoms))
+    """Error after reordering the atoms, at random and by one place: same energy and stress, forces reordered alike."""
     reference = evaluate([atoms])
-    expected = Answer(reference.energy, reference.forces[order], reference.stress, reference.n_atoms)
-    return deviation(evaluate([atoms[order]]), expected)
+    errors = []
+    for order in (rng.permutation(len(atoms)), np.roll(np.arange(len(atoms)), 1)):
+        expected = Answer(reference.energy, reference.forces[order], reference.stress, reference.n_atoms)
+        errors.append(deviation(evaluate([atoms[order]]), expected))
+    return float(np.max(errors))
 
 
 def supercell_error(evaluate: Evaluate, atoms: Atoms, repeats: tuple[int, int, int]) -> float:

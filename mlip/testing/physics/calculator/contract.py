@@ -68,7 +68,10 @@ def _notices(subject: Subject, structure: Atoms, change: Callable[[Atoms], None]
     atoms = attached(subject.make(), structure)
     _answer(atoms, subject)
     change(atoms)
-    return deviation(_answer(atoms, subject), expected) <= subject.symmetry_tolerance
+    try:
+        return deviation(_answer(atoms, subject), expected) <= subject.symmetry_tolerance
+    except Exception:  # a fresh calculator took the changed structure, so this one trips over its cache
+        return False
 
 
 def _changes(structure: Atoms) -> dict[str, Callable[[Atoms], None]]:
