@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from ase.data import chemical_symbols
-from torch import Tensor, nn
-from typing_extensions import Self
+from torch import Tensor
 
 from mlip.errors import InputError
+from mlip.nn.constants import KeepsPrecision
 
 
-class EnergyScale(nn.Module):
+class EnergyScale(KeepsPrecision):
     """Atomic reference energies E0 (eV), scale and shift (eV); they stay float64 whatever the model's dtype is.
 
     A total energy of -1e5 eV has a resolution of 8 meV in float32; so references are added in float64.
@@ -38,7 +38,3 @@ class EnergyScale(nn.Module):
     def forward(self, energy: Tensor, species: Tensor) -> Tensor:
         """Atomic energies (N,) in eV, float64, from the network's `energy` (N,) and element indices (N,)."""
         return self.E0s[species] + self.shift + self.scale * energy.to(torch.float64)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Follow `Module.to` in device but not in dtype."""
-        return super()._apply(lambda t: t.to(fn(t.new_empty(0)).device), recurse)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mlip.errors import InputError
 from mlip.graph import AtomGraph
 from mlip.models.base import AtomOutputs, EnergyModel
+from mlip.nn.constants import Constants
 from mlip.nn.cutoff import PolynomialCutoff
 from mlip.nn.irreps import ElementLinear, Irreps, IrrepsLinear, parse_irreps, slices, spherical_irreps, wigner_3j
 from mlip.nn.product_basis import SymmetricContraction
@@ -45,9 +46,13 @@ class Message(nn.Module):
             (out, where_in[i], where_y[j], irreps_in[i], harmonics[j])
             for out, i, j in sorted(paths, key=lambda p: p[0])
         ]
-        for k, (out, _, _, left, right) in enumerate(self.paths):
-            cg = wigner_3j(left.l, right.l, out.l) * math.sqrt(out.dim)
-            self.register_buffer(f"coupling_{k}", cg.permute(1, 2, 0).flatten(1), persistent=False)  # (Y, out*in)
+        # Per path (dim_Y, dim_out * dim_in).
+        self.couplings = Constants(
+            [
+                (wigner_3j(left.l, right.l, out.l) * math.sqrt(out.dim)).permute(1, 2, 0).flatten(1)
+                for out, _, _, left, right in self.paths
+            ]
+        )
         self.radial = RadialMLP([*radial_sizes, len(self.paths) * channels])
         fan_in = {ir: channels * sum(out == ir for out, *_ in self.paths) for ir in harmonics}
         self.mix = nn.ParameterList(nn.Parameter(torch.randn(fan_in[ir], channels)) for ir in harmonics)
@@ -60,7 +65,7 @@ class Message(nn.Module):
         x_neighbor = x[neighbor]
         collected: dict[o3.Irrep, list[Tensor]] = {ir: [] for ir in self.irreps_out}
         for k, (out, where_x, where_y, left, _) in enumerate(self.paths):
-            coupling = harmonics[:, where_y] @ self.get_buffer(f"coupling_{k}").to(x.dtype)
+            coupling = harmonics[:, where_y] @ self.couplings[k].to(x.dtype)
             weighted = radial[:, k] * x_neighbor[:, where_x]
             if left.dim == 1:
                 message = coupling.unsqueeze(2) * weighted

@@ -16,6 +16,7 @@ from e3nn import o3
 from torch import Tensor, nn
 
 from mlip.errors import InputError
+from mlip.nn.constants import Constants
 from mlip.nn.irreps import Irreps, wigner_3j
 
 
@@ -49,7 +50,7 @@ def _couplings(irreps: Irreps, order: int, natural: bool) -> list[tuple[o3.Irrep
 
 @lru_cache(maxsize=64)
 def polynomial(irreps_in: Irreps, irrep_out: o3.Irrep, order: int) -> tuple[Tensor, Tensor] | None:
-    """Monomials (M, order) of input components and coefficients (irrep_out.dim, paths, M); None without a path."""
+    """Monomials (M, order) of input components and coefficients (irrep_out.dim, paths, M); None where all vanish."""
     # MACE restricts the intermediates at order 4, and only there.
     paths = [u for ir, u in _couplings(irreps_in, order, natural=order >= 4) if ir == irrep_out]
     if not paths:
@@ -66,7 +67,7 @@ def polynomial(irreps_in: Irreps, irrep_out: o3.Irrep, order: int) -> tuple[Tens
     flat = indices @ dense.shape[-1] ** torch.arange(order - 1, -1, -1)
     coefficients = symmetric.flatten(2)[:, :, flat] / torch.tensor(fixing)
     used = (coefficients.abs() > 1e-12).any(dim=0).any(dim=0)
-    return indices[used], coefficients[..., used].contiguous()
+    return (indices[used], coefficients[..., used].contiguous()) if used.any() else None
 
 
 class SymmetricContraction(nn.Module):
@@ -76,32 +77,31 @@ class SymmetricContraction(nn.Module):
         self, irreps_in: Irreps, irreps_out: Irreps, correlation: int, channels: int, num_elements: int
     ) -> None:
         super().__init__()
-        self.terms: list[tuple[int, str]] = []  # output irrep, name of the term
+        self.terms: list[tuple[int, str]] = []  # output irrep, name of the weights
         self.weights = nn.ParameterDict()  # "irrep_order" -> (Z, paths, C)
         self.n_out = len(irreps_out)
+        monomials, coefficients = [], []
         for k, ir in enumerate(irreps_out):
             for order in range(1, correlation + 1):
                 terms = polynomial(irreps_in, ir, order)
                 if terms is None:
                     continue
-                monomials, coefficients = terms
-                name = f"{ir}_{order}"
-                self.terms.append((k, name))
-                self.register_buffer(f"monomials_{name}", monomials, persistent=False)
-                self.register_buffer(f"coefficients_{name}", coefficients, persistent=False)
-                paths = coefficients.shape[1]
-                self.weights[name] = nn.Parameter(torch.randn(num_elements, paths, channels) / paths)
+                monomials.append(terms[0])
+                coefficients.append(terms[1])
+                self.terms.append((k, f"{ir}_{order}"))
+                paths = terms[1].shape[1]
+                self.weights[f"{ir}_{order}"] = nn.Parameter(torch.randn(num_elements, paths, channels) / paths)
             if not any(block == k for block, _ in self.terms):
                 raise InputError(
-                    f"no product of {correlation} components of {irreps_in} gives the hidden irrep {ir}; leave it out"
+                    f"no product of {correlation} components of {irreps_in} gives hidden irrep {ir}; leave it out"
                 )
+        self.monomials, self.coefficients = Constants(monomials), Constants(coefficients)
 
     def forward(self, x: Tensor, species: Tensor) -> Tensor:
         components = x.transpose(0, 1).contiguous()  # (dim_in, N, C)
         out: list[list[Tensor]] = [[] for _ in range(self.n_out)]
-        for k, name in self.terms:
-            monomials = self.get_buffer(f"monomials_{name}")
-            coefficients = self.get_buffer(f"coefficients_{name}").to(x.dtype)
+        for t, (k, name) in enumerate(self.terms):
+            monomials, coefficients = self.monomials[t], self.coefficients[t].to(x.dtype)
             dim_out, paths, count = coefficients.shape
             product = components[monomials[:, 0]]
             for factor in monomials.T[1:]:
