@@ -14,7 +14,7 @@ from mlip.graph import AtomGraph
 from mlip.models.base import AtomOutputs, EnergyModel
 from mlip.nn.constants import Constants
 from mlip.nn.cutoff import PolynomialCutoff
-from mlip.nn.irreps import ElementLinear, Irreps, IrrepsLinear, parse_irreps, slices, spherical_irreps, wigner_3j
+from mlip.nn.irreps import ElementLinear, Irreps, IrrepsLinear, parse_irreps, spherical_irreps, wigner_3j
 from mlip.nn.product_basis import SymmetricContraction
 from mlip.nn.radial import SILU_GAIN, BesselBasis, RadialMLP
 from mlip.ops import segment_sum
@@ -33,7 +33,6 @@ class Message(nn.Module):
         harmonics = spherical_irreps(l_max)
         self.irreps_out = harmonics
         self.channels = channels
-        where_in, where_y = slices(irreps_in), slices(harmonics)
         paths = [
             (out, i, j)
             for i, left in enumerate(irreps_in)
@@ -42,35 +41,35 @@ class Message(nn.Module):
             if out in harmonics
         ]
         # Stable by output irrep, as e3nn sorts its path outputs.
-        self.paths = [
-            (out, where_in[i], where_y[j], irreps_in[i], harmonics[j])
-            for out, i, j in sorted(paths, key=lambda p: p[0])
-        ]
+        self.paths = sorted(paths, key=lambda path: path[0])
+        self.dims_in, self.dims_y = [ir.dim for ir in irreps_in], [ir.dim for ir in harmonics]
         # Per path (dim_Y, dim_out * dim_in).
         self.couplings = Constants(
             [
-                (wigner_3j(left.l, right.l, out.l) * math.sqrt(out.dim)).permute(1, 2, 0).flatten(1)
-                for out, _, _, left, right in self.paths
+                (wigner_3j(irreps_in[i].l, harmonics[j].l, out.l) * math.sqrt(out.dim)).permute(1, 2, 0).flatten(1)
+                for out, i, j in self.paths
             ]
         )
         self.radial = RadialMLP([*radial_sizes, len(self.paths) * channels])
-        fan_in = {ir: channels * sum(out == ir for out, *_ in self.paths) for ir in harmonics}
+        fan_in = {ir: channels * sum(out == ir for out, _, _ in self.paths) for ir in harmonics}
         self.mix = nn.ParameterList(nn.Parameter(torch.randn(fan_in[ir], channels)) for ir in harmonics)
         self.norm = [1 / math.sqrt(fan_in[ir]) for ir in harmonics]
 
     def forward(self, x: Tensor, harmonics: Tensor, radial_basis: Tensor, edge_index: Tensor) -> Tensor:
         """Neighbor features `x` (N, dim_in, C), Y (E, dim_Y) and basis (E, n) to (N, dim_out, C)."""
         center, neighbor = edge_index
-        radial = self.radial(radial_basis).unflatten(1, (len(self.paths), 1, self.channels))
-        x_neighbor = x[neighbor]
+        # Split once: the derivative of a split is one concatenation, that of many slices many sums of zeros.
+        radial = self.radial(radial_basis).unflatten(1, (len(self.paths), 1, self.channels)).unbind(1)
+        x_neighbor = x.index_select(0, neighbor).split(self.dims_in, dim=1)
+        y = harmonics.split(self.dims_y, dim=1)
         collected: dict[o3.Irrep, list[Tensor]] = {ir: [] for ir in self.irreps_out}
-        for k, (out, where_x, where_y, left, _) in enumerate(self.paths):
-            coupling = harmonics[:, where_y] @ self.couplings[k].to(x.dtype)
-            weighted = radial[:, k] * x_neighbor[:, where_x]
-            if left.dim == 1:
+        for k, (out, i, j) in enumerate(self.paths):
+            coupling = y[j] @ self.couplings[k].to(x.dtype)
+            weighted = radial[k] * x_neighbor[i]
+            if self.dims_in[i] == 1:
                 message = coupling.unsqueeze(2) * weighted
             else:
-                message = coupling.unflatten(1, (out.dim, left.dim)) @ weighted
+                message = coupling.unflatten(1, (out.dim, self.dims_in[i])) @ weighted
             collected[out].append(segment_sum(message, center, x.shape[0]))
         mixed = [
             torch.cat(collected[ir], dim=2) @ (weight * norm)

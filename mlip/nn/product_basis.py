@@ -103,9 +103,9 @@ class SymmetricContraction(nn.Module):
         for t, (k, name) in enumerate(self.terms):
             monomials, coefficients = self.monomials[t], self.coefficients[t].to(x.dtype)
             dim_out, paths, count = coefficients.shape
-            product = components[monomials[:, 0]]
+            product = components.index_select(0, monomials[:, 0])
             for factor in monomials.T[1:]:
-                product = product * components[factor]
+                product = product * components.index_select(0, factor)
             basis = (coefficients.reshape(-1, count) @ product.flatten(1)).view(dim_out, paths, *x.shape[::2])
             term = torch.einsum("mpnc,npc->nmc", basis, self.weights[name][species])
             out[k].append(term)
