@@ -153,6 +153,11 @@ def test_epoch_sampler_repeats_any_epoch():
     assert orders[0] != orders[1]
     resumed.set_epoch(1)
     assert list(resumed) == orders[3]
+    inside = EpochSampler(20, seed=3, first_epoch=1, skip=8)
+    inside.set_epoch(0)
+    assert len(inside) == 12 and list(inside) == orders[1][8:]
+    inside.set_epoch(1)
+    assert len(inside) == 20 and list(inside) == orders[2]
 
 
 def test_statistics_count_only_what_is_there():

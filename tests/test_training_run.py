@@ -21,7 +21,9 @@ from rich.console import Console
 import mlip
 from mlip.cli import main
 from mlip.errors import DataError, InputError, MLIPError, UnknownElementError
+from mlip.training import engine
 from mlip.training.config import TrainingConfig
+from mlip.training.module import TrainingModule
 from mlip.training.train import train
 
 TINY = {
@@ -126,6 +128,26 @@ def test_sigkill_at_any_time_leaves_a_run_that_continues_exactly(tmp_path, data)
     for folder, restart in (("killed", True), ("whole", False)):
         train(config(data, work_dir=str(tmp_path / folder), max_num_epochs=done + 2, restart_latest=restart))
     assert_equal(run_state(tmp_path / "killed"), run_state(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize(("steps", "kept"), [(1, 1), (5, 1), (8, 3), (11, 3)])
+def test_stop_inside_an_epoch_continues_at_the_step(tmp_path, data, monkeypatch, steps, kept):
+    """Four steps an epoch, a checkpoint after each but the last, where it follows the validation."""
+    monkeypatch.setattr(engine, "CHECKPOINT_SECONDS", 0.0)
+    taken = []
+
+    def stop(module, *_):
+        taken.append(module.epoch)
+        if len(taken) == steps:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(TrainingModule, "on_train_batch_end", stop)
+        train(config(data, work_dir=str(tmp_path / "parts"), max_num_epochs=4))
+    assert len(checkpoint(tmp_path / "parts")["losses"]) == kept
+    train(config(data, work_dir=str(tmp_path / "parts"), max_num_epochs=4, restart_latest=True))
+    train(config(data, work_dir=str(tmp_path / "whole"), max_num_epochs=4))
+    assert_equal(run_state(tmp_path / "parts"), run_state(tmp_path / "whole"))
 
 
 def test_ctrl_c_says_how_to_resume(tmp_path, data):

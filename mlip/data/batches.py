@@ -100,36 +100,39 @@ class EpochSampler(Sampler[int]):
     """A permutation of 0..n-1 that depends on seed and epoch alone, so that any epoch can be run again.
 
     Lightning calls `set_epoch` with the epoch counted from the start of the process; `first_epoch` is that of a
-    restarted run.
+    restarted run, whose first pass leaves out the `skip` samples that were seen before.
     """
 
-    def __init__(self, n: int, seed: int, first_epoch: int = 0) -> None:
-        self.n, self.seed, self.first_epoch = n, seed, first_epoch
+    def __init__(self, n: int, seed: int, first_epoch: int = 0, skip: int = 0) -> None:
+        self.n, self.seed, self.first_epoch, self.skip = n, seed, first_epoch, skip
         self.epoch = first_epoch
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = self.first_epoch + epoch
 
     def __len__(self) -> int:
-        return self.n
+        return self.n - self.skip
 
     def __iter__(self) -> Iterator[int]:
-        generator = np.random.default_rng([self.seed, self.epoch])
-        return iter(generator.permutation(self.n).tolist())
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.n)[self.skip :]
+        self.skip = 0
+        return iter(order.tolist())
 
 
 def training_loader(
-    samples: Sequence[LabelledBatch], batch_size: int, seed: int, first_epoch: int = 0
+    samples: Sequence[LabelledBatch], batch_size: int, seed: int, first_epoch: int = 0, first_batch: int = 0
 ) -> DataLoader[LabelledBatch]:
-    """Shuffled batches of the samples; every epoch sees every sample once."""
+    """Shuffled batches of the samples; every epoch sees every sample once, the first one from `first_batch` on."""
     return DataLoader(
         samples,  # type: ignore[arg-type]  # a list is a map-style dataset
         batch_size=batch_size,
-        sampler=EpochSampler(len(samples), seed, first_epoch),
+        sampler=EpochSampler(len(samples), seed, first_epoch, first_batch * batch_size),
         collate_fn=collate_samples,
+        generator=torch.Generator(),  # else each pass draws a number from the global one
     )
 
 
 def validation_loader(samples: Sequence[LabelledBatch], batch_size: int) -> DataLoader[LabelledBatch]:
     """The samples in their order, in batches collated once and for all."""
-    return DataLoader(batches(samples, batch_size), batch_size=None)  # type: ignore[arg-type]
+    whole = batches(samples, batch_size)
+    return DataLoader(whole, batch_size=None, generator=torch.Generator())  # type: ignore[arg-type]

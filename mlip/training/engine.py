@@ -21,14 +21,18 @@ from mlip.training import report
 from mlip.training.config import TrainingConfig
 from mlip.training.module import TrainingModule
 
+#: A checkpoint is written after every epoch, and inside an epoch when the last one is older than this.
+CHECKPOINT_SECONDS = 600.0
+
 
 class Progress(L.Callback):
-    """Reports and saves: a bar over the steps on a terminal, a line per validation, a checkpoint per epoch."""
+    """Reports and saves: a bar over the steps on a terminal, a line per validation, checkpoints."""
 
     def __init__(self, config: TrainingConfig, console: Console, save: Callable[[], None]) -> None:
         self.config, self.console, self.save = config, console, save
-        self.epochs_saved = 0
+        self.saved = ""  # what the last checkpoint of this process holds
         self.bar: Bar | None = None
+        self._last_save = time.monotonic()
 
     def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if not self.console.is_terminal or self.console.quiet:
@@ -43,6 +47,9 @@ class Progress(L.Callback):
     ) -> None:
         if self.bar:
             self.bar.update(self.bar.task_ids[0], completed=batch_idx + 1)
+        ours = _as_ours(module)
+        if time.monotonic() - self._last_save >= CHECKPOINT_SECONDS and not ours.epoch_is_complete:
+            self._save(f"step {ours.steps_done} of epoch {ours.epoch}")
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._stop_bar()
@@ -56,11 +63,14 @@ class Progress(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._stop_bar()
         if _as_ours(module).epoch_is_complete:
-            self.save()
-            self.epochs_saved += 1
+            self._save(f"the end of epoch {_as_ours(module).epoch}")
 
     def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
         self._stop_bar()
+
+    def _save(self, what: str) -> None:
+        self.save()
+        self.saved, self._last_save = what, time.monotonic()
 
     def _stop_bar(self) -> None:
         if self.bar:
@@ -89,6 +99,7 @@ def fit(module: TrainingModule, training: Any, validation: Any, progress: Progre
             accelerator="gpu" if device == "cuda" else device,
             devices=1,
             max_epochs=config.max_num_epochs - module.first_epoch,
+            reload_dataloaders_every_n_epochs=1,  # the first epoch of a restart may be shorter than the others
             gradient_clip_val=config.clip_grad or None,
             check_val_every_n_epoch=config.eval_interval,
             num_sanity_val_steps=0,

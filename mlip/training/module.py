@@ -58,11 +58,13 @@ class TrainingModule(L.LightningModule):
         self.best = Best()
         self.history: list[dict[str, Any]] = []
         self.first_epoch = 0  # completed before this process
+        self.first_losses: list[float] = []  # of the steps of the next epoch that were done before this process
         self.epoch = 0  # the present one, counted from 1 over all restarts
         self.elapsed_before = 0.0
         self.started = time.monotonic()
         self._restored: dict[str, Any] | None = None
         self._losses: list[float] = []
+        self._steps_before = 0
         self._sums = ValidationSums()
 
     # -- optimization ------------------------------------------------------------------------------------------------
@@ -74,6 +76,7 @@ class TrainingModule(L.LightningModule):
         if self._restored is not None:
             self.optimizer.load_state_dict(self._restored["optimizer"])
             self.schedule.load_state_dict(self._restored["schedule"])
+            self._steps_before = self.schedule.steps
             self._restored = None
         return self.optimizer
 
@@ -82,7 +85,7 @@ class TrainingModule(L.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self.epoch = self.first_epoch + self.current_epoch + 1
-        self._losses = []
+        self._losses, self.first_losses = self.first_losses, []
 
     def on_train_batch_start(self, batch: LabelledBatch, batch_idx: int) -> None:
         self.schedule.before_step(self.progress)
@@ -101,8 +104,11 @@ class TrainingModule(L.LightningModule):
             "forces in the data. The last checkpoint holds the weights before this epoch"
         )
 
-    def on_train_batch_end(self, outputs: Any, batch: LabelledBatch, batch_idx: int) -> None:
+    def optimizer_step(self, *arguments: Any, **options: Any) -> None:
+        super().optimizer_step(*arguments, **options)
         self.average.update()
+
+    def on_train_batch_end(self, outputs: Any, batch: LabelledBatch, batch_idx: int) -> None:
         if self.time_is_up:
             self.trainer.should_stop = True
 
@@ -148,22 +154,29 @@ class TrainingModule(L.LightningModule):
         return self.config.max_time is not None and self.elapsed >= 60 * self.config.max_time
 
     @property
+    def steps_done(self) -> int:
+        """Steps of the present epoch, restarts included."""
+        return len(self._losses)
+
+    @property
     def epoch_is_complete(self) -> bool:
         """Whether the present epoch has taken all its steps."""
-        return len(self._losses) == self.steps_per_epoch
+        return self.steps_done == self.steps_per_epoch
 
     @property
     def seconds_left(self) -> float:
         """Estimate from the speed so far."""
-        done = self.schedule.steps - self.first_epoch * self.steps_per_epoch
+        done = self.schedule.steps - self._steps_before
         rate = (self.elapsed - self.elapsed_before) / max(done, 1)
         left = rate * (self.total_steps - self.schedule.steps)
         return min(left, 60 * self.config.max_time - self.elapsed) if self.config.max_time else left
 
     def run_state(self) -> dict[str, Any]:
-        """All that the rest of the run depends on, after a full epoch."""
+        """All that the rest of the run depends on, between two steps: `losses` holds those of an unfinished epoch."""
+        complete = self.epoch_is_complete
         return {
-            "epoch": self.epoch,
+            "epoch": self.epoch if complete else self.epoch - 1,
+            "losses": [] if complete else self._losses,
             "elapsed": self.elapsed,
             "weights": cpu_copy(dict(self.potential.named_parameters())),
             "average": self.average.state_dict(),
@@ -177,6 +190,7 @@ class TrainingModule(L.LightningModule):
     def load_run_state(self, state: dict[str, Any]) -> None:
         """Continue from `run_state`; call before the fit starts."""
         self.first_epoch = self.epoch = state["epoch"]
+        self.first_losses = list(state["losses"])
         self.elapsed_before = state["elapsed"]
         self.started = time.monotonic()
         load_weights(self.potential, state["weights"])

@@ -97,7 +97,8 @@ def _start(config: TrainingConfig, data: TrainingData, module: TrainingModule, c
     checkpoint = config.file("_checkpoint.pt")
     if config.restart_latest and checkpoint.exists():
         module.load_run_state(load_checkpoint(checkpoint, config.as_dict(), data.sha256))
-        console.print(f"continuing after epoch {module.first_epoch} from {checkpoint}")
+        step = f", step {len(module.first_losses)} of the next" if module.first_losses else ""
+        console.print(f"continuing after epoch {module.first_epoch}{step} from {checkpoint}")
     elif config.restart_latest:
         console.print(f"no checkpoint {checkpoint} to continue from; starting afresh")
     report.write_log(module.history, config.file("_log.jsonl"))
@@ -110,18 +111,18 @@ def _fit(config: TrainingConfig, data: TrainingData, module: TrainingModule, con
     def save() -> None:
         save_checkpoint({**identity, **module.run_state()}, checkpoint)
 
-    loader = training_loader(data.sets["train"].samples, config.batch_size, config.seed, module.first_epoch)
+    start = (module.first_epoch, len(module.first_losses))
+    loader = training_loader(data.sets["train"].samples, config.batch_size, config.seed, *start)
     validation = validation_loader(data.sets["valid"].samples, config.valid_batch_size)
     progress = Progress(config, console, save)
     try:
         fit(module, loader, validation, progress, _device(config))
     except KeyboardInterrupt:
-        done = module.first_epoch + progress.epochs_saved
         console.print(
-            f"interrupted; {checkpoint} holds the run after epoch {done}. "
+            f"interrupted; {checkpoint} holds the run up to {progress.saved}. "
             "The same command with --restart_latest continues it"
-            if done
-            else "interrupted before the first epoch was complete; nothing to continue from"
+            if progress.saved
+            else "interrupted before the first checkpoint; nothing to continue from"
         )
         raise
 
