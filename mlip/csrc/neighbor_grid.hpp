@@ -16,7 +16,7 @@ namespace mlip {
 
 // Where the atoms of a structure are: extremes of the fractional coordinates, largest |coordinate|.
 struct Extent {
-  double low[3] = {0, 0, 0}, high[3] = {0, 0, 0}, largest = 0;
+  double low[3], high[3], largest;
 };
 
 // Neighboring bins (dx, dy, z_first...z_last) relative to a bin.

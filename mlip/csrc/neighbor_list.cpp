@@ -81,9 +81,10 @@ class Search {
     std::vector<int64_t> row(static_cast<size_t>(n_atoms_) + 1, 0);
     std::atomic<int64_t> total{0};
     for_each_bin([&](const Grid& grid, Candidates& near, int32_t first, int32_t last) {
-      int64_t found = 0;
-      for (int32_t p = first; p < last; p++) found += row[atoms_.atom[p] + 1] = count(grid, near, first, p);
-      require_room(static_cast<double>(total += found), free_bytes_);
+      for (int32_t p = first; p < last; p++) {
+        const int64_t found = row[atoms_.atom[p] + 1] = count(grid, near, first, p);
+        require_room(static_cast<double>(total += found), free_bytes_);
+      }
     });
     std::partial_sum(row.begin(), row.end(), row.begin());
     return row;
@@ -121,7 +122,7 @@ class Search {
   }
 
   Extent extent(const Lattice& lattice, int64_t first, int64_t last) const {
-    Extent out;
+    Extent out{};
     double not_finite = 0;  // becomes NaN
     for (int64_t i = first; i < last; i++) {
       const Real* r = positions_ + 3 * i;

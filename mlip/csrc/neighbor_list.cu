@@ -44,7 +44,7 @@ __global__ void find_extents(const Real* positions, const int64_t* offsets, cons
   __shared__ Extent shared[extent_threads];
   const double* inverse = inverses + 9 * blockIdx.y;
   const int64_t last = offsets[blockIdx.y + 1];
-  Extent mine;
+  Extent mine{};
   for (int a = 0; a < 3; a++) {
     mine.low[a] = 1e300;
     mine.high[a] = -1e300;
