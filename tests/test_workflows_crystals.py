@@ -18,7 +18,8 @@ from mlip.errors import InputError
 from mlip.workflows.elastic import elastic, voigt_reuss_hill
 from mlip.workflows.phonons import phonons
 from mlip.workflows.plots import plot_bands, plot_dos
-from mlip.workflows.tour import silicon_tour
+from mlip.workflows.relax import relax
+from mlip.workflows.tour import silicon_tour, strained_silicon
 
 
 def odd_primitive_silicon():
@@ -65,6 +66,14 @@ def test_phonons_do_not_depend_on_the_cell_they_are_given_in(vibrations):
     for ours, theirs in zip(vibrations.bands.frequencies, other.bands.frequencies, strict=True):
         assert np.allclose(ours, theirs, atol=2e-3)
     assert other.heat_capacity_300K == pytest.approx(vibrations.heat_capacity_300K, rel=1e-3)
+
+
+def test_what_a_relaxation_leaves_of_disorder_does_not_hide_the_symmetry():
+    relaxed = relax(strained_silicon(), stillinger_weber(), cell=True, fmax=5e-4).atoms
+    result = phonons(relaxed, stillinger_weber())
+    assert result.n_atoms_primitive == 2 and result.displacements == 1
+    assert [label for _, label in result.bands.ticks] == ["Γ", "X", "U|K", "Γ", "L", "W", "X"]
+    assert elastic(relaxed, stillinger_weber()).C44 == pytest.approx(56.4, abs=0.1)
 
 
 def test_displaced_supercells_are_evaluated_in_batches():

@@ -16,7 +16,7 @@ ALIASES = {"-o": "--output"}
 def command(
     model: str = "silicon",
     output: Path = Path("demo"),
-    steps: int = 1000,
+    steps: int = 600,
     device: str = "auto",
     dtype: Literal["float64", "float32"] = "float64",
     json: bool = False,

@@ -131,7 +131,7 @@ def phonons(
     phonon.forces = np.array(forces[1:]) - forces[0]
     phonon.produce_force_constants(show_drift=False)
     phonon.symmetrize_force_constants(level=3, show_drift=False)
-    return _analyze(phonon, mesh_length, repeats, len(displaced), (forces_max, stress_max))
+    return _analyze(phonon, mesh_length, symprec, repeats, len(displaced), (forces_max, stress_max))
 
 
 def _supercell(atoms: Atoms, supercell: Sequence[int] | None, length: float = 10.0) -> tuple[int, int, int]:
@@ -160,6 +160,7 @@ def _check_relaxed(system: Atoms) -> tuple[float, float]:
 def _analyze(
     phonon: Phonopy,
     mesh_length: float,
+    symprec: float,
     repeats: tuple[int, int, int],
     displacements: int,
     residual: tuple[float, float],
@@ -194,21 +195,21 @@ def _analyze(
         mesh=(a, b, c),
         forces_max=residual[0],
         stress_max_GPa=residual[1],
-        bands=band_structure(phonon),
+        bands=band_structure(phonon, symprec),
         dos=(np.array(density.frequency_points), np.array(density.dos)),
         thermal=thermal,
         phonopy=phonon,
     )
 
 
-def band_structure(phonon: Phonopy) -> Bands:
-    """Bands of a phonopy object along seekpath's path (Hinuma et al., Comput. Mater. Sci. 128, 140, 2017)."""
+def band_structure(phonon: Phonopy, symprec: float) -> Bands:
+    """Bands along seekpath's path (Hinuma et al., Comput. Mater. Sci. 128, 140, 2017)."""
     import seekpath
 
     cell = phonon.primitive
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        path = seekpath.get_path_orig_cell((cell.cell, cell.scaled_positions, cell.numbers))
+        path = seekpath.get_path_orig_cell((cell.cell, cell.scaled_positions, cell.numbers), symprec=symprec)
     segments = [(path["point_coords"][start], path["point_coords"][end]) for start, end in path["path"]]
     qpoints = [np.linspace(start, end, _POINTS_PER_PATH) for start, end in segments]
     phonon.run_band_structure(qpoints)

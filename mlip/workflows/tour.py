@@ -106,7 +106,7 @@ def strained_silicon(seed: int = 1) -> Atoms:
     return atoms
 
 
-def silicon_tour(calculator: BaseCalculator, folder: Path, stage: Stage, md_steps: int = 1000) -> TourResult:
+def silicon_tour(calculator: BaseCalculator, folder: Path, stage: Stage, md_steps: int = 600) -> TourResult:
     """Run the tour and write structures and plots into ``folder``.
 
     Args:
