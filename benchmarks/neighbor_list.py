@@ -123,9 +123,8 @@ def main() -> None:
     if options.json:
         print(json.dumps(report, indent=1))
         return
-    print(
-        f"{report['machine']}, cutoff {options.cutoff} Å, {options.dtype}, median of {options.repeats}, {options.clock} time"
-    )
+    print(f"{report['machine']}, cutoff {options.cutoff} Å, {options.dtype}")
+    print(f"median of {options.repeats}, {options.clock} time")
     for row in rows:
         parts = [f"{program} {value:9.2f} ms" for program, value in row["milliseconds"].items()]
         parts += [f"{value:5.1f}x {program}" for program, value in row["times_faster_than"].items()]
