@@ -17,7 +17,7 @@ trajectory = output / "md.traj"
 atoms = bulk("Si", "diamond", a=5.47, cubic=True) * (2, 2, 2)
 settings = MDSettings(ensemble="nvt", temperature=300.0, timestep=2.0, seed=0)
 # A killed run goes on where it stopped with resume=True.
-result = run_md(atoms, MLIPCalculator("silicon"), settings, steps=200, trajectory=trajectory, overwrite=True)
+result = run_md(atoms, MLIPCalculator("silicon"), settings, steps=100, trajectory=trajectory, overwrite=True)
 
 print(f"{result.n_atoms} atoms, {result.time_ps} ps, mean temperature {result.temperature_mean:.0f} K")
 print(f"drift of the conserved energy {result.drift:.1e} eV/atom/ps")
