@@ -364,10 +364,10 @@ BROKEN: dict[str, tuple[Check, Callable[[], Potential]]] = {
     "forces 1% off": (physics.check_forces_are_gradient, lambda: toy_potential(kind=broken(scaled_forces))),
     "forces 3e-6 off": (physics.check_forces_are_gradient, lambda: toy_potential(kind=broken(barely_scaled_forces))),
     "stress of wrong sign": (
-        physics.check_stress_is_strain_derivative,
+        physics.check_stress_is_derivative,
         lambda: toy_potential(kind=broken(flipped_stress)),
     ),
-    "shear swapped": (physics.check_stress_is_strain_derivative, lambda: toy_potential(kind=broken(swapped_shear))),
+    "shear swapped": (physics.check_stress_is_derivative, lambda: toy_potential(kind=broken(swapped_shear))),
     "no second derivative": (physics.check_second_derivatives, lambda: toy_potential(OnceDifferentiable())),
     "no training gradient": (physics.check_training_gradient, lambda: toy_potential(OnceDifferentiable())),
     "anisotropic": (physics.check_rotation, lambda: toy_potential(Anisotropic())),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ def command(
     The exit status is 0 only if every check passes.
 
     Args:
-        model: bundled name or weights file of one of our models
+        model: bundled name or weights file of one of our models; its ASE calculator is checked as well
         calculator: instead of a model, an ASE calculator as module:callable, such as ase.calculators.emt:EMT
         structure: with --calculator, a file with the structure to test on; without it, elements are tried
         tolerance: with --calculator, largest relative error in place of those fitted to its precision
@@ -53,12 +54,16 @@ def command(
 def _check_model(model: str) -> list[CheckResult]:
     import torch
 
-    from mlip.testing.physics import check_potential
+    from mlip.calculators import MLIPCalculator
+    from mlip.testing.physics import check_calculator, check_potential
     from mlip.zoo import load
 
     potential = load(model, dtype=torch.float64)
-    with progress("checks") as update:
-        return check_potential(potential, progress=update)
+    with progress("checks of the model") as update:
+        results = check_potential(potential, progress=update)
+    with progress("checks of its ASE calculator") as update:
+        outer = check_calculator(lambda: MLIPCalculator(potential, device="cpu"), progress=update)
+    return results + [replace(r, name=f"ase-{r.name}") for r in outer]
 
 
 def _check_calculator(name: str, structure: Path | None, tolerance: float | None) -> list[CheckResult]:
@@ -70,7 +75,7 @@ def _check_calculator(name: str, structure: Path | None, tolerance: float | None
         from mlip.cli.structures import read_structure
 
         atoms = read_structure(structure)
-    with progress("checks") as update:
+    with progress("checks of the calculator") as update:
         return check_calculator(factory, atoms, tolerance, progress=update)
 
 

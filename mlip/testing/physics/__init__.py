@@ -31,7 +31,7 @@ from mlip.testing.physics.calculator import CALCULATOR_CHECKS, check_calculator
 from mlip.testing.physics.derivatives import (
     check_forces_are_gradient,
     check_second_derivatives,
-    check_stress_is_strain_derivative,
+    check_stress_is_derivative,
     check_training_gradient,
 )
 from mlip.testing.physics.interface import (
@@ -92,7 +92,7 @@ __all__ = [
     "check_rotation",
     "check_save_and_load",
     "check_second_derivatives",
-    "check_stress_is_strain_derivative",
+    "check_stress_is_derivative",
     "check_structures",
     "check_supercell",
     "check_training_gradient",

@@ -45,7 +45,7 @@ def check_forces_are_gradient(
     return worst(check_forces_are_gradient, errors, tolerance)
 
 
-def check_stress_is_strain_derivative(
+def check_stress_is_derivative(
     potential: Potential, structures: Structures | None = None, tolerance: float = 1e-6
 ) -> CheckResult:
     """Stress is the energy's derivative by strain, over volume.
@@ -64,7 +64,7 @@ def check_stress_is_strain_derivative(
         wrong = np.abs(full_3x3_to_voigt_6(stress[0]) - numeric).max()
         wrong = np.max([wrong, np.abs(stress - stress.transpose(0, 2, 1)).max()])
         errors[kind] = float(wrong / max(np.abs(numeric).max(), STRESS_FLOOR))
-    return worst(check_stress_is_strain_derivative, errors, tolerance)
+    return worst(check_stress_is_derivative, errors, tolerance)
 
 
 def check_second_derivatives(potential: Potential, structures: Structures | None = None) -> CheckResult:

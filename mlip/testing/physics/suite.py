@@ -16,7 +16,7 @@ from mlip.testing.physics.symmetry import Structures
 #: Checks that take the structures to test on.
 STRUCTURE_CHECKS: tuple[Check, ...] = (
     derivatives.check_forces_are_gradient,
-    derivatives.check_stress_is_strain_derivative,
+    derivatives.check_stress_is_derivative,
     derivatives.check_second_derivatives,
     derivatives.check_training_gradient,
     symmetry.check_rotation,

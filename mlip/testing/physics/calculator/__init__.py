@@ -24,7 +24,7 @@ from mlip.testing.physics.result import Check, CheckResult, Progress, run_checks
 CALCULATOR_CHECKS: tuple[Check, ...] = (
     derivatives.check_forces_are_gradient,
     derivatives.check_net_force,
-    derivatives.check_stress_is_strain_derivative,
+    derivatives.check_stress_is_derivative,
     derivatives.check_stress_sign,
     derivatives.check_voigt_order,
     symmetry.check_translation,

@@ -53,13 +53,13 @@ def check_net_force(subject: Subject) -> CheckResult:
     return worst(check_net_force, errors, subject.symmetry_tolerance)
 
 
-def check_stress_is_strain_derivative(subject: Subject) -> CheckResult:
+def check_stress_is_derivative(subject: Subject) -> CheckResult:
     """Stress is the energy's derivative by strain, over volume.
 
     All six components, on a sheared crystal. The value is the largest error relative to the largest component.
     """
     if (reason := no_stress(subject)) is not None:
-        return skipped(check_stress_is_strain_derivative, reason)
+        return skipped(check_stress_is_derivative, reason)
     errors = {}
     for kind, structure in subject.periodic.items():
         atoms = strained(structure, DISTINCT_STRAINS)
@@ -68,7 +68,7 @@ def check_stress_is_strain_derivative(subject: Subject) -> CheckResult:
         scale = max(float(np.abs(numeric).max()), STRESS_FLOOR)
         component = int(np.abs(stress - numeric).argmax())
         errors[f"{kind}, {NAMES[component]}"] = float(np.abs(stress - numeric).max() / scale)
-    return worst(check_stress_is_strain_derivative, errors, subject.derivative_tolerance)
+    return worst(check_stress_is_derivative, errors, subject.derivative_tolerance)
 
 
 def check_stress_sign(subject: Subject) -> CheckResult:
