@@ -16,7 +16,7 @@ def command(
     model: str | None = None,
     strain: float = 0.005,
     fmax: float = 5e-4,
-    symprec: float = 1e-3,
+    symprec: float = 0.01,
     device: str = "auto",
     dtype: Literal["float64", "float32"] = "float64",
     json: bool = False,

@@ -19,7 +19,7 @@ def command(
     supercell: tuple[int, int, int] | None = None,
     displacement: float = 0.01,
     mesh_length: float = 80.0,
-    symprec: float = 1e-3,
+    symprec: float = 0.01,
     output: Path | None = None,
     device: str = "auto",
     dtype: Literal["float64", "float32"] = "float64",

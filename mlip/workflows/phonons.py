@@ -58,7 +58,7 @@ class PhononResult(Result):
         supercell: repetitions of the given cell.
         displacements: number of displaced supercells evaluated.
         n_atoms_primitive: atoms in the primitive cell.
-        mesh: q-points along the three axes.
+        mesh_points: number of q-points of the whole mesh.
         forces_max: largest force in the structure given, eV/Å.
         stress_max_GPa: largest stress component in the structure given.
         bands: band structure.
@@ -77,7 +77,7 @@ class PhononResult(Result):
     supercell: tuple[int, int, int]
     displacements: int
     n_atoms_primitive: int
-    mesh: tuple[int, int, int]
+    mesh_points: int
     forces_max: float
     stress_max_GPa: float
     bands: Bands = hidden()
@@ -93,7 +93,7 @@ def phonons(
     supercell: Sequence[int] | None = None,
     displacement: float = 0.01,
     mesh_length: float = 80.0,
-    symprec: float = 1e-3,
+    symprec: float = 0.01,
     evaluate: BatchForces | None = None,
     progress: Progress | None = None,
 ) -> PhononResult:
@@ -105,7 +105,7 @@ def phonons(
         supercell: repetitions of the cell given; default: at least 10 Å between opposite faces.
         displacement: of one atom, Å.
         mesh_length: density of the q mesh, Å: along each axis length x |reciprocal vector| points.
-        symprec: tolerance of the symmetry search, Å.
+        symprec: tolerance of the symmetry search, Å; what a relaxation to 0.01 eV/Å leaves is below the default.
         evaluate: forces of a list of structures; default: those of the calculator.
         progress: called with (done, total, "") as displaced supercells are evaluated.
 
@@ -165,7 +165,9 @@ def _analyze(
     displacements: int,
     residual: tuple[float, float],
 ) -> PhononResult:
-    phonon.run_mesh(mesh_length, is_gamma_center=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # phonopy says when it takes a generalized mesh, which keeps the symmetry
+        phonon.run_mesh(mesh_length, is_gamma_center=True)
     phonon.run_total_dos(use_tetrahedron_method=True)
     phonon.run_thermal_properties(temperatures=_TEMPERATURES, cutoff_frequency=_NO_VIBRATION)
     phonon.run_qpoints([[0.0, 0.0, 0.0]])
@@ -180,7 +182,6 @@ def _analyze(
         "heat_capacity": np.array(thermal_properties.heat_capacity),
     }
     room = int(np.argmin(np.abs(_TEMPERATURES - 300.0)))
-    a, b, c = (int(n) for n in mesh.mesh_numbers)
     return PhononResult(
         frequencies_gamma_THz=np.sort(gamma.frequencies[0]),
         heat_capacity_300K=float(thermal["heat_capacity"][room]),
@@ -192,7 +193,7 @@ def _analyze(
         supercell=repeats,
         displacements=displacements,
         n_atoms_primitive=len(phonon.primitive),
-        mesh=(a, b, c),
+        mesh_points=int(mesh.weights.sum()),
         forces_max=residual[0],
         stress_max_GPa=residual[1],
         bands=band_structure(phonon, symprec),
