@@ -1,7 +1,7 @@
 """Train a small potential on 40 silicon cells labelled by DFT (data/README.md) and use it.
 
-What runs here is the command `mlip train`, with few epochs; give it a minute more (--max_num_epochs 200) for a
-potential worth using. `mlip train --help` explains every option.
+What runs here is the command `mlip train`, with a very small model and few epochs; more of both gives a better
+potential. `mlip train --help` explains every option.
 """
 
 import subprocess
@@ -16,8 +16,9 @@ here = Path(__file__).parent
 options = {
     "name": "small", "work_dir": here / "output",
     "train_file": here / "data/silicon_train.extxyz", "test_file": here / "data/silicon_test.extxyz",
-    "r_max": 4.5, "hidden_irreps": "8x0e", "max_ell": 2, "correlation": 2, "radial_MLP": "[16, 16]",
-    "batch_size": 4, "lr": 0.02, "max_num_epochs": 15,
+    "r_max": 4.5, "hidden_irreps": "8x0e", "max_ell": 2, "correlation": 3, "radial_MLP": "[16, 16]",
+    "energy_weight": 100, "forces_weight": 10, "stress_weight": 1000,
+    "batch_size": 4, "lr": 0.02, "scheduler": "cosine", "ema_decay": 0.95, "max_num_epochs": 50,
 }  # fmt: skip
 arguments = [word for name, value in options.items() for word in (f"--{name}", str(value))]
 subprocess.run([sys.executable, "-m", "mlip", "train", *arguments], check=True)

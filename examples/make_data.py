@@ -42,7 +42,7 @@ def label(atoms: Atoms, **settings: object) -> Atoms:
     labelled.info["REF_energy"] = dft.get_potential_energy(force_consistent=True)
     labelled.arrays["REF_forces"] = dft.get_forces()
     if atoms.pbc.all():
-        labelled.info["REF_stress"] = dft.get_stress(voigt=False)
+        labelled.info["REF_stress"] = dft.get_stress(voigt=False).ravel()  # nine numbers, as other programs write them
     return labelled
 
 
