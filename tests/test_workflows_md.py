@@ -65,7 +65,7 @@ def test_time_reversal_of_nve():
 
 @pytest.mark.parametrize("ensemble", ["nvt", "npt"])
 def test_the_thermostat_holds_the_temperature(ensemble):
-    start = bulk("Cu", a=3.6, cubic=True) * (2, 2, 2)
+    start = bulk("Cu", a=3.6, cubic=True) * (2, 2, 1)
     result = run_md(start, EMT(), settings(ensemble, temperature=500, thermostat_time=20, timestep=3.0), steps=500)
     kinetic = result.log["kinetic_eV"][25:].mean()
     assert 2 * kinetic / ((3 * len(start) - 3) * units.kB) == pytest.approx(500, rel=0.1)
@@ -73,7 +73,7 @@ def test_the_thermostat_holds_the_temperature(ensemble):
 
 
 def test_npt_meets_the_pressure():
-    start = bulk("Cu", a=3.6, cubic=True) * (2, 2, 2)
+    start = bulk("Cu", a=3.6, cubic=True) * (2, 2, 1)
     options = {"temperature": 300.0, "pressure": 5.0, "thermostat_time": 50.0, "barostat_time": 100.0, "timestep": 3.0}
     result = run_md(start, EMT(), settings("npt", **options), steps=500)
     assert result.pressure_mean == pytest.approx(5.0, abs=1.0)
@@ -101,6 +101,18 @@ def test_velocities_of_the_structure_are_kept():
     hot = run_md(silicon(), stillinger_weber(), settings("nve", temperature=900), steps=20).atoms
     result = run_md(hot, stillinger_weber(), settings("nve", temperature=None), steps=0)
     assert np.allclose(result.atoms.get_velocities(), hot.get_velocities(), atol=1e-12)
+
+
+def test_frames_carry_no_labels_of_the_structure(tmp_path):
+    start = silicon()
+    start.info["REF_energy"] = 1.0
+    start.set_array("REF_forces", np.ones((8, 3)))
+    start.set_tags(range(8))
+    run_md(start, stillinger_weber(), settings(), steps=5, trajectory=tmp_path / "run.extxyz")
+    for frame in read(tmp_path / "run.extxyz", ":"):
+        assert "REF_energy" not in frame.info and "REF_forces" not in frame.arrays
+        assert frame.get_tags().tolist() == list(range(8))
+        assert np.isfinite(frame.get_potential_energy()) and frame.get_forces().shape == (8, 3)
 
 
 def test_initial_temperature_is_exact_and_at_rest():

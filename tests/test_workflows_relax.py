@@ -58,6 +58,17 @@ def test_constraints_hold():
     assert result.atoms.constraints
 
 
+def test_the_relaxed_structure_carries_its_own_results_and_no_old_labels():
+    start = bulk("Cu", a=3.7)
+    start.info["REF_energy"] = 1.0
+    start.set_array("REF_forces", np.ones((1, 3)))
+    result = relax(start, EMT(), cell=True)
+    assert result.atoms.get_potential_energy() == result.energy
+    assert np.array_equal(result.atoms.get_stress(), result.stress)
+    assert not result.atoms.info and "REF_forces" not in result.atoms.arrays
+    assert "REF_forces" in start.arrays and start.info
+
+
 def test_progress_is_reported():
     steps = []
     relax(strained_silicon(), stillinger_weber(), cell=True, progress=lambda done, total, note: steps.append(done))

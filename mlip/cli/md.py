@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -74,17 +75,21 @@ def command(
     atoms = read_structure(structure)
     settings.check(atoms)
     calculator = make_calculator(model, atoms, device=device, dtype=dtype)
-    with progress(f"md {ensemble}") as update:
-        result = run_md(
-            atoms,
-            calculator,
-            settings,
-            steps=steps,
-            trajectory=output,
-            resume=resume,
-            overwrite=overwrite,
-            progress=update,
-        )
+    try:
+        with progress(f"md {ensemble}") as update:
+            result = run_md(
+                atoms,
+                calculator,
+                settings,
+                steps=steps,
+                trajectory=output,
+                resume=resume,
+                overwrite=overwrite,
+                progress=update,
+            )
+    except KeyboardInterrupt:
+        print(f"\nstopped; the same command with --resume goes on from the last frame of {output}", file=sys.stderr)
+        raise
     if plot:
         from mlip.workflows.plots import plot_md
 

@@ -18,10 +18,14 @@ Progress: TypeAlias = Callable[[int, int, str], None]
 BatchForces: TypeAlias = Callable[[list[Atoms]], list[NDArray[np.float64]]]
 
 _ATOMS_PER_BATCH = 4096
+_KEPT_ARRAYS = {"numbers", "positions", "momenta", "masses", "tags", "initial_charges", "initial_magmoms"}
 
 
 def prepare(atoms: Atoms, calculator: BaseCalculator) -> Atoms:
-    """Return a checked copy of ``atoms`` (constraints kept) with ``calculator`` attached.
+    """Return a checked copy of ``atoms`` with ``calculator`` attached.
+
+    Constraints, velocities, masses, tags, charges and magnetic moments are kept. Whatever else the structure carries
+    (labels of a data set, the space group of a CIF file) would no longer be true once the atoms move, and is dropped.
 
     Raises:
         InputError: no atoms, coordinates that are not finite, a singular cell.
@@ -30,6 +34,9 @@ def prepare(atoms: Atoms, calculator: BaseCalculator) -> Atoms:
         raise InputError("the structure holds no atoms")
     check_structure(atoms)
     copy = atoms.copy()
+    copy.info = {}
+    for name in set(copy.arrays) - _KEPT_ARRAYS:
+        del copy.arrays[name]
     copy.calc = calculator
     return copy
 

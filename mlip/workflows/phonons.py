@@ -172,15 +172,11 @@ def _analyze(
     phonon.run_thermal_properties(temperatures=_TEMPERATURES, cutoff_frequency=_NO_VIBRATION)
     phonon.run_qpoints([[0.0, 0.0, 0.0]])
     mesh: Any = phonon.mesh
-    thermal_properties: Any = phonon.thermal_properties
     density: Any = phonon.total_dos
     gamma: Any = phonon.qpoints
-    thermal = {
-        "temperature": np.array(thermal_properties.temperatures),
-        "free_energy": np.array(thermal_properties.free_energy),
-        "entropy": np.array(thermal_properties.entropy),
-        "heat_capacity": np.array(thermal_properties.heat_capacity),
-    }
+    properties: Any = phonon.thermal_properties
+    names = ("temperature", "free_energy", "entropy", "heat_capacity")
+    thermal = {name: np.array(values) for name, values in zip(names, properties.thermal_properties, strict=True)}
     room = int(np.argmin(np.abs(_TEMPERATURES - 300.0)))
     return PhononResult(
         frequencies_gamma_THz=np.sort(gamma.frequencies[0]),

@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from ase import Atoms, units
 from ase.calculators.calculator import BaseCalculator
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS, FIRE, LBFGS
 from numpy.typing import NDArray
@@ -33,7 +34,7 @@ class RelaxResult(Result):
         steps: optimizer steps taken.
         converged: whether the largest force (and cell gradient) fell below ``fmax``.
         initial_energy: energy before the first step, eV.
-        atoms: the relaxed structure, without calculator.
+        atoms: the relaxed structure, with energy, forces and stress frozen in its calculator.
     """
 
     energy: float
@@ -102,17 +103,22 @@ def relax(
 
 
 def _result(system: Atoms, steps: int, converged: bool, initial_energy: float) -> RelaxResult:
-    crystal = is_crystal(system)
+    energy, forces = float(system.get_potential_energy()), system.get_forces()
+    stress = np.asarray(system.get_stress()) if is_crystal(system) else None
+    relaxed = system.copy()
+    relaxed.calc = SinglePointCalculator(
+        relaxed, energy=energy, forces=system.get_forces(apply_constraint=False), stress=stress
+    )
     return RelaxResult(
-        energy=float(system.get_potential_energy()),
-        forces_max=_largest(system.get_forces()),
-        stress=np.asarray(system.get_stress()) if crystal else None,
+        energy=energy,
+        forces_max=_largest(forces),
+        stress=stress,
         cell=np.array(system.cell),
-        volume=float(system.get_volume()) if crystal else None,
+        volume=float(system.get_volume()) if is_crystal(system) else None,
         steps=int(steps),
         converged=converged,
         initial_energy=initial_energy,
-        atoms=system.copy(),
+        atoms=relaxed,
     )
 
 
