@@ -1,4 +1,4 @@
-"""The command line with a foreign calculator in place of a model; models themselves are tested in test_cli_models.py."""
+"""The command line with a foreign calculator in place of a model; test_cli_models.py has models."""
 
 from __future__ import annotations
 

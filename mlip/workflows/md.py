@@ -237,12 +237,11 @@ class _Run:
                 self.frames += 1
                 self.save()
             except OSError as error:
-                raise OSError(
-                    error.errno,
-                    f"{error.strerror}; the frames up to step {int(self.rows[-1][0]) if self.rows else 0} are safe, "
-                    "make room and resume",
-                    error.filename,
-                ) from error
+                kept = (
+                    f"the frames up to step {self.rows[-1][0]:.0f} are safe" if self.rows else "no frame is written yet"
+                )
+                reason = f"{error.strerror}; {kept}, make room and resume"
+                raise OSError(error.errno, reason, error.filename) from error
         else:
             self.frames += 1
         self.rows.append(row)
