@@ -1,7 +1,7 @@
 r"""Make examples/data: silicon cells labelled by DFT, for a training that runs from a bare clone.
 
 Eight-atom cells of diamond silicon, strained and rattled at random (seeded), and the isolated atom, computed by
-PBE plane-wave PAW with GPAW 26.7.0 and its datasets gpaw-data 1.2.1. To repeat it (about 20 minutes on one core):
+PBE plane-wave PAW with GPAW 26.7.0 and its datasets gpaw-data 1.2.1. To repeat it (about half an hour on one core):
 
     printf 'nolibxc = True\nnoblas = True\nlibraries = []\n' > siteconfig.py
     GPAW_CONFIG=$PWD/siteconfig.py pip install gpaw==26.7.0 gpaw-data==1.2.1
