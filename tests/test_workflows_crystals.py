@@ -59,6 +59,13 @@ def test_thermal_properties_obey_dulong_petit_and_the_third_law(vibrations):
     assert np.trapezoid(dos, frequency) == pytest.approx(6, rel=0.01)
 
 
+def test_left_handed_cell(vibrations):
+    atoms = silicon()
+    atoms.set_cell(atoms.cell[[1, 0, 2]])
+    assert phonons(atoms, stillinger_weber()).heat_capacity_300K == pytest.approx(vibrations.heat_capacity_300K)
+    assert elastic(atoms, stillinger_weber()).C44 == pytest.approx(56.4, abs=0.1)
+
+
 def test_phonons_do_not_depend_on_the_cell_they_are_given_in(vibrations):
     other = phonons(odd_primitive_silicon(), stillinger_weber())
     assert [label for _, label in other.bands.ticks] == [label for _, label in vibrations.bands.ticks]

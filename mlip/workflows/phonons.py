@@ -228,11 +228,12 @@ def _label(name: str) -> str:
 
 
 def _to_phonopy(atoms: Atoms) -> PhonopyAtoms:
+    """The crystal for phonopy, which wants right-handed cells: the opposite vectors span the same lattice."""
+    cell = np.array(atoms.cell)
+    if np.linalg.det(cell) < 0:
+        cell = -cell
     return PhonopyAtoms(
-        symbols=atoms.get_chemical_symbols(),
-        cell=np.array(atoms.cell),
-        scaled_positions=atoms.get_scaled_positions(),
-        masses=atoms.get_masses(),
+        symbols=atoms.get_chemical_symbols(), cell=cell, positions=atoms.positions, masses=atoms.get_masses()
     )
 
 
