@@ -18,9 +18,13 @@ _CANDIDATES = 25  # random variants of a structure; the one with the emptiest sh
 
 
 def pair_distance(numbers: Sequence[int], cutoff: float = np.inf) -> float:
-    """Return a bond length (Å) for the largest pair of these elements, at most half the cutoff."""
+    """Return a bond length (Å) for the largest pair of these elements, between a sixth and half of the cutoff.
+
+    Hydrogen at its own distance would have thousands of neighbors.
+    """
     radii = sorted(max(covalent_radii[z], 0.3) for z in numbers)[-2:]
-    return min(1.1 * 2 * float(np.mean(radii)), 0.5 * cutoff)
+    length = 1.1 * 2 * float(np.mean(radii))
+    return float(np.clip(length, cutoff / 6, cutoff / 2)) if np.isfinite(cutoff) else length
 
 
 def representative(elements: Sequence[int], count: int = 3) -> tuple[int, ...]:
