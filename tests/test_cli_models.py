@@ -18,6 +18,8 @@ from mlip.potential import Potential
 from mlip.workflows.md import run_md
 from mlip.workflows.md_integrators import MDSettings
 from mlip.workflows.phonons import phonons
+from mlip.workflows.relax import relax
+from mlip.workflows.tour import strained_silicon
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +88,26 @@ def test_nve_conserves_energy_with_a_model(model):
     settings = MDSettings("nve", 300.0, interval=1)
     result = run_md(bulk("Si", cubic=True), MLIPCalculator(model), settings, steps=50)
     assert np.ptp(result.log["total_eV"]) < 0.02 * np.ptp(result.log["kinetic_eV"])
+
+
+def test_one_evaluation_per_step(model, monkeypatch):
+    """A calculator that computes only what it is asked for is asked once per step, in npt and cell relaxation too."""
+    asked = []
+    calculate = MLIPCalculator.calculate
+
+    def spy(self, atoms, properties, changes):
+        asked.append(properties)
+        calculate(self, atoms, properties, changes)
+
+    monkeypatch.setattr(MLIPCalculator, "calculate", spy)
+    for ensemble in ("nve", "nvt", "npt"):
+        asked.clear()
+        run_md(bulk("Si", cubic=True), MLIPCalculator(model), MDSettings(ensemble, 300.0, interval=2), steps=20)
+        assert len(asked) <= 22
+        assert ensemble == "npt" or all("stress" not in properties for properties in asked)
+    asked.clear()
+    result = relax(strained_silicon(), MLIPCalculator(model), cell=True, steps=5)
+    assert len(asked) <= result.steps + 1
 
 
 def _fails(capsys, arguments: list[str], pattern: str) -> None:

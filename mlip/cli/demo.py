@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -58,15 +60,24 @@ def _show(result: TourResult, model: str, folder: Path) -> None:
     out = console()
     out.print()
     title = f"silicon with the potential {model!r}, beside density-functional theory"
-    out.print(table(title, ("property", "model", "DFT", "model - DFT", "DFT from"), rows, right=(1, 2, 3)))
+    out.print(table(title, ("property", "model", "DFT", "deviation", "DFT value from"), rows, right=(1, 2, 3)))
     for name, reference in REFERENCES.items():
         out.print(f"  {name}: {reference}")
     modes = "no imaginary phonon mode" if not result.imaginary else f"{result.imaginary} imaginary phonon modes"
     out.print(f"{modes}; mean temperature of the MD {result.md_temperature:.0f} K (thermostat at 300 K)")
     out.print(f"\nplots: {folder}/phonon_bands.png  {folder}/phonon_dos.png  {folder}/md.png\n")
     out.print("try next:")
-    out.print(f"  mlip phonon {folder}/relaxed.extxyz --supercell 3 3 3 -o {folder}/phonon")
-    out.print(f"  mlip relax {folder}/strained.extxyz --cell --pressure 5 -o {folder}/compressed.extxyz")
-    out.print(
-        f"  mlip md {folder}/relaxed.extxyz --ensemble npt --temperature 600 --steps 5000 -o {folder}/npt.traj",
-    )
+    for arguments in (
+        f"phonon {folder}/relaxed.extxyz --supercell 3 3 3 -o {folder}/phonon",
+        f"relax {folder}/strained.extxyz --cell --pressure 5 -o {folder}/compressed.extxyz",
+        f"md {folder}/relaxed.extxyz --ensemble npt --temperature 600 --steps 5000 -o {folder}/npt.traj",
+    ):
+        out.print(f"  {_program()} {arguments}")
+
+
+def _program() -> str:
+    """How the user calls us: `make demo` runs a script that is not on the search path."""
+    script = Path(sys.argv[0])
+    if shutil.which("mlip") is None and script.name == "mlip":
+        return str(script)
+    return "mlip"
