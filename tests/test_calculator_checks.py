@@ -272,7 +272,8 @@ class SupportsNothing(Calculator):
         (SupportsNothing, "--structure FILE"),
         (3, "no ASE calculator"),
         (lambda: 3, "returned int"),
-        (MLIPCalculator, "without arguments"),
+        (MLIPCalculator, "without arguments failed"),
+        (lambda: open("/no/such/file"), "no/such/file"),
     ],
 )
 def test_what_can_not_be_checked_is_refused(thing: Any, message: str) -> None:
@@ -311,6 +312,7 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
         [],
         ["silicon", "--calculator", "ase.calculators.emt:EMT"],
         ["silicon", "--tolerance", "1"],
+        ["--calculator", "ase.calculators.emt:EMT", "--tolerance", "0"],
         ["--calculator", "ase.calculators.emt"],
         ["--calculator", "ase.calculators.emt:Nothing"],
         ["--calculator", "no_such_module:x"],

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
+from mlip.errors import InputError
 from mlip.testing.physics.answers import FORCE_FLOOR
 from mlip.testing.physics.calculator import contract, derivatives, symmetry
 from mlip.testing.physics.calculator.elements import structures_from, supported_structures
@@ -62,6 +63,8 @@ def check_calculator(
 
 def subject_of(calculator_or_factory: Any, structure: Atoms | None = None, tolerance: float | None = None) -> Subject:
     """Return the calculator with structures it supports and tolerances that fit its precision."""
+    if tolerance is not None and not tolerance > 0:
+        raise InputError(f"tolerance {tolerance}: expected a positive number")
     factory = factory_of(calculator_or_factory)
     structures = structures_from(factory, structure) if structure is not None else supported_structures(factory)
     atoms = next(iter(structures.values()))

@@ -83,8 +83,8 @@ def factory_of(calculator_or_factory: Any) -> Factory:
         raise InputError(f"{calculator_or_factory!r} is no ASE calculator and can't be called to make one")
     try:
         made = calculator_or_factory()
-    except TypeError as error:
-        raise InputError(f"{calculator_or_factory!r} can't be called without arguments: {error}") from error
+    except Exception as error:  # foreign code: a missing argument, file or license
+        raise InputError(f"calling {calculator_or_factory!r} without arguments failed: {error}") from error
     if not _is_calculator(made):
         raise InputError(f"{calculator_or_factory!r} returned {type(made).__name__}; expected an ASE calculator")
     return calculator_or_factory
