@@ -15,6 +15,7 @@ from ase import Atoms, units
 from ase.build import bulk, molecule
 from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
+from ase.calculators.lj import LennardJones
 from ase.constraints import FixAtoms
 from ase.io import read
 from stillinger_weber import silicon, stillinger_weber
@@ -219,6 +220,10 @@ def test_resume_refuses_another_run(tmp_path):
         run_md(silicon(), stillinger_weber(), settings(temperature=700), steps=20, trajectory=path, resume=True)
     with pytest.raises(InputError, match="other atoms"):
         run_md(silicon() * (2, 1, 1), stillinger_weber(), settings(), steps=20, trajectory=path, resume=True)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="take the model that the run began with"):
+        run_md(silicon(), LennardJones(), settings(), steps=20, trajectory=path, resume=True)
+    assert path.read_bytes() == before
     with pytest.raises(InputError, match="already at step 10"):
         run_md(silicon(), stillinger_weber(), settings(), steps=5, trajectory=path, resume=True)
     path.write_bytes(b"short")

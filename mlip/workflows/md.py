@@ -35,6 +35,8 @@ COLUMNS = ("step", "time_fs", "temperature_K", "potential_eV", "kinetic_eV", "to
 NPT_COLUMNS = (*COLUMNS, "pressure_GPa")
 _EXPLODED = 20.0, 10_000.0
 """A run is stopped above this many times the target temperature, and this many K."""
+_SAME_ENERGY = 1e-4
+"""Difference in eV/atom up to which a resumed run takes the calculator for that of the earlier run."""
 
 
 @dataclass(frozen=True)
@@ -174,26 +176,38 @@ class _Run:
     def _restore(self, path: Path) -> None:
         """Take up the state of an earlier run and cut its files back to it."""
         arrays, values = load_state(path)
-        ours = asdict(self.settings)
+        former = values["settings"]
         changed = [
-            f"{key} was {old}, is {ours.get(key)}" for key, old in values["settings"].items() if ours[key] != old
+            f"{key} was {former.get(key)}, is {now}"
+            for key, now in asdict(self.settings).items()
+            if former.get(key) != now
         ]
         if not np.array_equal(arrays["numbers"], self.atoms.numbers):
             changed.append("the structure has other atoms")
         if changed:
             raise InputError(f"can't resume from {path}: {'; '.join(changed)}")
+        self.atoms.set_cell(arrays["cell"])
+        self.atoms.set_positions(arrays["positions"], apply_constraint=False)
+        self.atoms.set_momenta(arrays["momenta"], apply_constraint=False)
+        now, then = self._potential_energy(), float(arrays["potential_energy"])
+        if abs(now - then) > _SAME_ENERGY * len(self.atoms):
+            raise InputError(
+                f"can't resume from {path}: the energy was {then:.6f} eV and is {now:.6f} eV for the same structure; "
+                "take the model that the run began with"
+            )
         assert self.trajectory and self.log
         self.trajectory.rewind(values["trajectory"])
         self.log.rewind(values["log"])
         self.rows = self.log.rows()
         self.frames = values["frames"]
         self.rng.bit_generator.state = values["rng"]
-        self.atoms.set_cell(arrays["cell"])
-        self.atoms.set_positions(arrays["positions"], apply_constraint=False)
-        self.atoms.set_momenta(arrays["momenta"], apply_constraint=False)
         self.integrator = make_integrator(self.atoms, self.settings, self.rng)
         restore_inner_state(self.integrator, self.settings, arrays)
         self.integrator.nsteps = values["step"]
+
+    def _potential_energy(self) -> float:
+        self.atoms.get_forces()  # first, so that one evaluation gives both
+        return float(self.atoms.get_potential_energy())
 
     def save(self) -> None:
         """Write the state, if the run has files."""
@@ -204,6 +218,7 @@ class _Run:
             "positions": self.atoms.positions,
             "momenta": self.atoms.get_momenta(),
             "cell": np.array(self.atoms.cell),
+            "potential_energy": np.array(self._potential_energy()),
         }
         values = {
             "step": self.integrator.nsteps,
