@@ -133,6 +133,12 @@ def test_segment_sum_derivatives() -> None:
     assert torch.autograd.gradgradcheck(lambda v: segment_sum(v**2, index, 5), values)
 
 
+def test_segment_sum_equals_torch_scatter() -> None:
+    scatter = pytest.importorskip("torch_scatter", reason="the extra `scatter` is not installed")
+    index, values = torch.tensor([0, 0, 2, 3, 3]), torch.randn(5, 2, dtype=torch.float64)
+    torch.testing.assert_close(segment_sum(values, index, 5), scatter.scatter(values, index, dim=0, dim_size=5))
+
+
 @pytest.mark.parametrize(
     "options",
     [{"correlation": 0}, {"num_interactions": 0}, {"l_max": -1}, {"avg_num_neighbors": 0}, {"mlp_irreps": "4x0e+4x1o"},
