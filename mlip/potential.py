@@ -88,6 +88,9 @@ class Potential(nn.Module):
             UnknownElementError: an element the model does not know.
             InputError: stress of a structure without a three-dimensional cell.
         """
+        if (forces or stress) and torch.is_inference_mode_enabled():
+            with torch.inference_mode(False):  # inside that mode the derivatives would all be zero
+                return self.forward(AtomGraph(*(t.clone() for t in graph)), forces, stress, training)
         with torch.set_grad_enabled(forces or stress or torch.is_grad_enabled()):
             graph_in, inputs = differentiable(graph, forces, stress)
             species = self.model.species(graph.numbers)

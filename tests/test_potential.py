@@ -69,6 +69,17 @@ def test_the_callers_grad_mode_changes_nothing() -> None:
     torch.testing.assert_close(inside.stress, expected.stress, rtol=0, atol=1e-14)
 
 
+def test_inference_mode_gives_forces_not_zeros() -> None:
+    atoms = bulk("Si", cubic=True)
+    atoms.rattle(0.1, seed=1)
+    potential = make()
+    expected = potential(atoms_to_graph(atoms, 4.0))
+    with torch.inference_mode():
+        inside = potential(atoms_to_graph(atoms, 4.0))
+    torch.testing.assert_close(inside.forces, expected.forces, rtol=0, atol=1e-13)
+    torch.testing.assert_close(inside.stress, expected.stress, rtol=0, atol=1e-14)
+
+
 def test_training_keeps_the_graph() -> None:
     atoms = bulk("Si", cubic=True)
     atoms.rattle(0.1, seed=1)
