@@ -64,6 +64,17 @@ class MLIPCalculator(Calculator):
         self.potential = potential.requires_grad_(False).to(device=self.device, dtype=DTYPES[dtype])
         self._neighbors = VerletList(self.potential.cutoff, skin)
 
+    def set(self, **options: Any) -> dict[str, Any]:
+        """ASE's way to change options; those of a made calculator are fixed, as they are in its loaded model.
+
+        Raises:
+            InputError: an option would change.
+        """
+        changed = {name: value for name, value in options.items() if self.parameters.get(name) != value}
+        if changed and hasattr(self, "potential"):
+            raise InputError(f"{', '.join(changed)} of an existing MLIPCalculator can't be changed; make a new one")
+        return super().set(**options)
+
     def calculate(
         self,
         atoms: Atoms | None = None,
@@ -73,21 +84,17 @@ class MLIPCalculator(Calculator):
         """Compute `properties` of `atoms`; ASE's entry point, called when the cached results do not hold."""
         super().calculate(atoms, list(properties), list(system_changes))
         assert self.atoms is not None  # the copy that ASE's base class has just made
+        self.results = {}  # an error below leaves none behind that are of other atoms
         stress = "stress" in properties
         if stress and self.atoms.cell.rank < 3:
             raise PropertyNotImplementedError(
                 "stress needs a three-dimensional cell and this structure has none (a molecule?); "
                 "ask for energy and forces only"
             )
-        if len(self.atoms) == 0:
-            raise InputError("the structure has no atoms; expected at least one")
+        _require_atoms(self.atoms)
         graph = self._neighbors.graph(self.atoms, self.device)
         prediction = self.potential(graph, forces="forces" in properties or stress, stress=stress)
         energy = prediction.energy.item()
-        if not np.isfinite(energy):
-            raise InputError(
-                f"the potential gives an energy of {energy} eV: the structure is far outside what it was trained for"
-            )
         results: dict[str, Any] = {
             "energy": energy,
             "free_energy": energy,
@@ -97,6 +104,7 @@ class MLIPCalculator(Calculator):
             results["forces"] = prediction.forces.to(torch.float64).cpu().numpy()
         if prediction.stress is not None:
             results["stress"] = full_3x3_to_voigt_6(prediction.stress[0].cpu().numpy())
+        _require_finite(results)
         self.results = results
 
     def evaluate(
@@ -106,7 +114,12 @@ class MLIPCalculator(Calculator):
 
         Returns:
             For each structure `energy`, and as asked `forces` (N, 3) and `stress` (6,), as in `results`.
+
+        Raises:
+            InputError, UnknownElementError: as for a single structure.
         """
+        for atoms in structures:
+            _require_atoms(atoms)
         out: list[dict[str, Any]] = []
         for batch in _batches(structures, batch_atoms):
             graph = atoms_to_graph(batch, self.potential.cutoff, device=self.device)
@@ -119,8 +132,23 @@ class MLIPCalculator(Calculator):
                     result["forces"] = split_forces[k].numpy()
                 if prediction.stress is not None:
                     result["stress"] = full_3x3_to_voigt_6(prediction.stress[k].cpu().numpy())
+                _require_finite(result)
                 out.append(result)
         return out
+
+
+def _require_atoms(atoms: Atoms) -> None:
+    if len(atoms) == 0:
+        raise InputError("the structure has no atoms; expected at least one")
+
+
+def _require_finite(results: dict[str, Any]) -> None:
+    for name, value in results.items():
+        if not np.isfinite(value).all():
+            shown = f" ({value} eV)" if name == "energy" else ""
+            raise InputError(
+                f"the potential gives no finite {name}{shown}: the structure is far outside what it was trained for"
+            )
 
 
 def _batches(structures: Sequence[Atoms], batch_atoms: int) -> Iterator[list[Atoms]]:

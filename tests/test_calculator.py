@@ -292,3 +292,30 @@ class TestVerletList:
         slab.set_cell(slab.cell * 1.01, scale_atoms=True)
         assert self.pairs(verlet.graph(slab, "cpu")) == self.pairs(atoms_to_graph(slab, 4.0))
         assert verlet.builds == 1
+
+
+def test_a_failed_calculation_leaves_no_results(calculator: MLIPCalculator, silicon: Atoms) -> None:
+    calculator.calculate(silicon)
+    coincident = silicon.copy()
+    coincident.positions[1] = coincident.positions[0]
+    with pytest.raises(InputError, match="apart"):
+        calculator.calculate(coincident)
+    with pytest.raises(InputError, match="apart"):
+        calculator.get_potential_energy(coincident)
+
+
+def test_options_are_fixed(calculator: MLIPCalculator) -> None:
+    assert calculator.set(skin=0.5) == {}
+    with pytest.raises(InputError, match="dtype of an existing MLIPCalculator can't be changed"):
+        calculator.set(dtype="float32")
+    assert calculator.parameters["dtype"] == "float64"
+
+
+def test_never_nan(calculator: MLIPCalculator, silicon: Atoms) -> None:
+    with torch.no_grad():
+        calculator.potential.model.embedding.fill_(float("nan"))
+    for evaluate in (calculator.get_potential_energy, lambda atoms: calculator.evaluate([atoms])):
+        with pytest.raises(InputError, match=r"no finite energy \(nan eV\)"):
+            evaluate(silicon)
+    with pytest.raises(InputError, match="no atoms"):
+        calculator.evaluate([silicon, Atoms()])
