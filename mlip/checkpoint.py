@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import secrets
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
 import mlip
 from mlip.errors import MLIPError, ModelFileError
@@ -25,6 +26,11 @@ from mlip.potential import Potential
 
 FORMAT = "mlip-potential"
 FORMAT_VERSION = 1
+#: What building a model from a header that does not fit its architecture may raise.
+_MISFITS = (
+    *(LookupError, TypeError, AttributeError, ValueError, ArithmeticError, AssertionError, RuntimeError),
+    *(SafetensorError, MLIPError),
+)
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -55,17 +61,20 @@ def save_potential(potential: Potential, path: str | PathLike[str]) -> None:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replace `path` by a file of `data` in one step; a kill or a full disk leaves the old file whole."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Replace `path` by a file of `data` in one step; a kill or a full disk leaves the old file whole.
+
+    Of a symbolic link the file it points to is replaced. The permissions are those of any new file (umask).
+    """
+    path = path.resolve()
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -88,8 +97,8 @@ def read_header(path: str | PathLike[str]) -> dict[str, Any]:
     try:
         header = json.loads(stored)
         version = header["format_version"]
-        known = header["format"] == FORMAT and isinstance(version, int)
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        known = header["format"] == FORMAT and isinstance(version, int) and version >= 1
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelFileError(f"{path}: the header is damaged ({error}); restore the file from its source") from error
     if not known:
         raise ModelFileError(
@@ -108,6 +117,15 @@ def _upgrade(header: dict[str, Any]) -> dict[str, Any]:
     return header
 
 
+def _check_numbers(tensors: dict[str, Tensor], dtype: torch.dtype) -> None:
+    """Weights of another precision would be rounded silently, weights that are not finite make every energy NaN."""
+    for name, tensor in tensors.items():
+        if tensor.dtype != dtype:
+            raise ModelFileError(f"tensor {name} is {tensor.dtype}, the header says {dtype}")
+        if not bool(tensor.isfinite().all()):
+            raise ModelFileError(f"tensor {name} holds numbers that are not finite")
+
+
 def load_potential(
     path: str | PathLike[str], device: str | torch.device = "cpu", dtype: torch.dtype | None = None
 ) -> Potential:
@@ -122,7 +140,9 @@ def load_potential(
         model = ARCHITECTURES[header["architecture"]](**header["hyperparameters"])
         model.to(DTYPES[header["dtype"]])
         with safe_open(path, framework="pt") as file:
-            model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        _check_numbers(tensors, model.dtype)
+        model.load_state_dict(tensors)
         potential = Potential(
             model,
             E0s={int(z): e for z, e in header["E0s"].items()},
@@ -130,7 +150,7 @@ def load_potential(
             shift=header["shift"],
             metadata=header["metadata"],
         )
-    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError, MLIPError) as error:
+    except _MISFITS as error:
         raise ModelFileError(
             f"{path}: the weights do not fit the header ({type(error).__name__}: {error}); "
             "the file is damaged or was edited"

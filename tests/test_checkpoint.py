@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -101,12 +102,60 @@ def rewrite(path: Path, **changes: object) -> None:
         ({"hyperparameters": {"elements": [1]}}, "do not fit"),
         ({"E0s": {"1": 0.0}}, "do not fit"),
         ({"dtype": "float16"}, "do not fit"),
+        ({"dtype": "float64"}, "is torch.float32, the header says torch.float64"),
+        ({"format_version": 0}, "is not known"),
+        ({"E0s": [0.0]}, "do not fit"),
+        ({"metadata": "text"}, "do not fit"),
     ],
 )
 def test_wrong_headers(path: Path, changes: dict[str, object], message: str) -> None:
     rewrite(path, **changes)
     with pytest.raises(ModelFileError, match=message):
         mlip.load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("hidden_irreps", "0x0e", "irreps '0x0e'"),
+        ("l_max", 12, "l_max = 12"),
+        ("cutoff", float("inf"), "cutoff inf"),
+        ("avg_num_neighbors", float("inf"), "avg_num_neighbors = inf"),
+        ("num_polynomial_cutoff", 0, "num_polynomial_cutoff = 0"),
+        ("num_bessel", 0, "num_bessel = 0"),
+    ],
+)
+def test_wrong_hyperparameters(path: Path, name: str, value: object, message: str) -> None:
+    rewrite(path, hyperparameters=read_header(path)["hyperparameters"] | {name: value})
+    with pytest.raises(ModelFileError, match=rf"do not fit the header \(InputError: {message}"):
+        mlip.load(path)
+
+
+def test_nested_header(path: Path) -> None:
+    save_file({"x": torch.zeros(2)}, path, metadata={"mlip": "[" * 100_000})
+    with pytest.raises(ModelFileError, match="header is damaged"):
+        mlip.load(path)
+
+
+def test_weights_that_are_not_numbers(potential: Potential, path: Path) -> None:
+    with torch.no_grad():
+        potential.model.embedding[0, 0] = float("nan")
+    potential.save(path)
+    with pytest.raises(ModelFileError, match="embedding holds numbers that are not finite"):
+        mlip.load(path)
+
+
+def test_permissions_and_links(potential: Potential, tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    link, target = tmp_path / "model.safetensors", tmp_path / "store" / "v2.safetensors"
+    link.symlink_to(target)
+    before = os.umask(0o027)
+    try:
+        potential.save(link)
+    finally:
+        os.umask(before)
+    assert link.is_symlink() and mlip.load(link).elements == (1, 8)
+    assert target.stat().st_mode & 0o777 == 0o640
 
 
 def test_names(tmp_path: Path) -> None:

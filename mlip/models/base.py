@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -39,8 +40,8 @@ class EnergyModel(nn.Module, ABC):
         self.elements = tuple(sorted({int(z) for z in elements}))
         if not self.elements or not all(1 <= z <= 118 for z in self.elements):
             raise InputError(f"elements {list(elements)}: expected atomic numbers from 1 to 118, at least one")
-        if not cutoff > 0:
-            raise InputError(f"cutoff {cutoff}: expected a positive radius in Å")
+        if not 0 < cutoff < math.inf:
+            raise InputError(f"cutoff {cutoff}: expected a positive, finite radius in Å")
         self.cutoff = float(cutoff)
         #: Arguments that rebuild the model, as they stand in a weights file.
         self.hyperparameters: dict[str, Any] = {

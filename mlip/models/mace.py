@@ -19,6 +19,9 @@ from mlip.nn.product_basis import SymmetricContraction
 from mlip.nn.radial import SILU_GAIN, BesselBasis, RadialMLP
 from mlip.ops import segment_sum
 
+#: e3nn's spherical harmonics end here.
+HIGHEST_DEGREE = 11
+
 
 class Message(nn.Module):
     """One-particle basis: sum over neighbors j of R(r_ij) (x_j ⊗ Y(r_ij)), eq. 8 of the paper.
@@ -192,10 +195,14 @@ class MACE(EnergyModel):
             ("l_max", l_max, 0),
             ("correlation", correlation, 1),
             ("num_interactions", num_interactions, 1),
+            ("num_bessel", num_bessel, 1),
+            ("num_polynomial_cutoff", num_polynomial_cutoff, 1),
         ]:
             if value < least:
                 raise InputError(f"{name} = {value}: expected at least {least}")
-        if not avg_num_neighbors > 0:
+        if l_max > HIGHEST_DEGREE:
+            raise InputError(f"l_max = {l_max}: spherical harmonics go up to {HIGHEST_DEGREE}")
+        if not 0 < avg_num_neighbors < math.inf:
             raise InputError(f"avg_num_neighbors = {avg_num_neighbors}: expected a positive number")
         channels, hidden = parse_irreps(hidden_irreps)
         readout_width, readout_irreps = parse_irreps(mlp_irreps)

@@ -39,7 +39,7 @@ def parse_irreps(spec: str) -> tuple[int, Irreps]:
         raise InputError(f"{spec!r} are no irreps; expected e3nn's notation, such as '128x0e + 128x1o'") from error
     multiplicities = {mul for mul, _ in irreps}
     names = [ir for _, ir in irreps]
-    if len(multiplicities) != 1 or len(set(names)) != len(names) or o3.Irrep("0e") not in names:
+    if len(multiplicities) != 1 or 0 in multiplicities or len(set(names)) != len(names) or o3.Irrep("0e") not in names:
         raise InputError(
             f"irreps {spec!r}: expected 0e and other irreps once each, all with the same number of channels, such as "
             "'128x0e + 128x1o'"
