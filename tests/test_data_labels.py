@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
+from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from lj_data import argon, isolated, write_xyz
 
@@ -126,3 +127,27 @@ def test_isolated_atoms_are_recognised(structures):
     marked = [isolated(), isolated(config_type="isolated_atom"), lone]
     flags = [s.is_isolated_atom for s in label_structures([*marked, periodic, *structures], LabelKeys()).structures]
     assert flags == [True] * 3 + [False] * 4
+
+
+def test_results_of_other_positions_are_no_labels():
+    """One live calculator holds the results of the last structure only."""
+    shared, structures = EMT(), []
+    for seed in range(2):
+        atoms = bulk("Cu", cubic=True)
+        atoms.rattle(0.05, seed=seed)
+        atoms.calc = shared
+        atoms.get_forces()
+        structures.append(atoms)
+    with pytest.raises(DataError, match="structure 0 of the data: the calculator holds results of other positions"):
+        label_structures(structures, LabelKeys())
+    last = label_structures(structures[1:], LabelKeys()).structures[0]
+    assert last.energy == structures[1].get_potential_energy()
+    last.atoms.rattle(0.1)
+    with pytest.raises(DataError, match="other positions"):
+        label_structures([last.atoms], LabelKeys())
+
+
+def test_weight_that_is_not_one_number(structures):
+    structures[2].info["config_weight"] = np.array([1.0, 2.0])
+    with pytest.raises(DataError, match="structure 2 of the data: config_weight is"):
+        label_structures(structures, LabelKeys())

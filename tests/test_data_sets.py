@@ -173,3 +173,24 @@ def test_statistics_count_only_what_is_there():
     less = statistics(make_samples(labelled(structures), 4.5), {18: E0})
     assert less.interaction_mean == pytest.approx(np.mean(energies[1:]))
     assert less.forces_rms == pytest.approx(np.sqrt(np.mean(forces[4:] ** 2)))
+
+
+def test_errors_name_the_place_in_the_file_after_a_split():
+    structures = [isolated(), *argon(6)]
+    structures[5].positions[1] = structures[5].positions[0]
+    structures[6] = label(Atoms("Ne2", positions=[[0, 0, 0], [3.0, 0, 0]]))
+    training = set_apart_isolated_atoms(labelled(structures)).structures[3:]
+    with pytest.raises(InputError, match=r"structure 5 of f\.xyz.*apart"):
+        make_samples(training, 5.0, "f.xyz")
+    with pytest.raises(UnknownElementError, match=r"structure 6 of f\.xyz holds Ne"):
+        check_elements(training, [18], "f.xyz")
+
+
+def test_open_axis_along_another_lattice_vector():
+    slab = argon(1)[0]
+    slab.pbc = (True, True, False)
+    slab.cell[2] = slab.cell[0]
+    samples = make_samples(labelled([slab, *argon(1)]), 5.0)
+    graph = collate_samples(samples).graph
+    assert (torch.linalg.det(graph.cell).abs() > 1e-3).all()
+    np.testing.assert_array_equal(graph.cell[0, :2], slab.cell[:2])

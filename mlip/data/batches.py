@@ -14,6 +14,7 @@ from mlip.convert import atoms_to_graph
 from mlip.data.labels import LabelledStructure
 from mlip.errors import InputError
 from mlip.graph import AtomGraph, collate
+from mlip.neighbors.reference import complete_cell
 
 
 class Labels(NamedTuple):
@@ -38,31 +39,30 @@ class LabelledBatch(NamedTuple):
 
 
 def make_samples(
-    structures: Sequence[LabelledStructure], cutoff: float, source: str = "the data", first: int = 0
+    structures: Sequence[LabelledStructure], cutoff: float, source: str = "the data"
 ) -> list[LabelledBatch]:
     """One batch of one structure each, neighbor lists included, to be kept in memory and collated.
 
     Everything is float64: a model casts pair vectors to its own precision, which keeps it for large coordinates too.
-    A cell without three lattice vectors is completed along the open axes, which changes nothing but lets a molecule
-    stand in one batch with crystals whose stress trains.
+    The lattice vectors of open axes, which may be zero or dependent on others, are replaced by orthogonal ones; that
+    changes nothing but lets a molecule stand in one batch with crystals whose stress trains.
 
     Args:
         structures: labelled structures.
         cutoff: in Å.
         source: name of the data in errors.
-        first: index of the first structure in the data, for errors.
 
     Raises:
-        InputError: two atoms at one point, with the index of the structure.
+        InputError: two atoms at one point, with the index of the structure in its file.
     """
     samples = []
-    for index, structure in enumerate(structures, first):
+    for structure in structures:
         try:
             graph = atoms_to_graph(structure.atoms, cutoff)
         except InputError as error:
-            raise type(error)(f"structure {index} of {source}: {error}") from error
-        if not structure.atoms.pbc.all():
-            graph = graph._replace(cell=torch.from_numpy(structure.atoms.cell.complete().array).unsqueeze(0))
+            raise type(error)(f"structure {structure.index} of {source}: {error}") from error
+        cell = complete_cell(np.asarray(structure.atoms.cell), structure.atoms.pbc)
+        graph = graph._replace(cell=torch.from_numpy(cell).unsqueeze(0))
         samples.append(LabelledBatch(graph, _labels(structure)))
     return samples
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
+from ase.calculators.calculator import compare_atoms
 from numpy.typing import NDArray
 
 from mlip.convert import check_structure
@@ -41,6 +42,7 @@ class LabelledStructure:
     stress: NDArray[np.float64] | None = None
     weight: float = 1.0
     group: str = ""
+    index: int = 0  # place in the file, for errors
 
     @property
     def is_isolated_atom(self) -> bool:
@@ -67,7 +69,7 @@ def read_labelled(path: str | Path, keys: LabelKeys = LabelKeys()) -> LabelledDa
 
     Raises:
         DataError: the file can't be read or is empty, a key given by name is on no structure, a label has the wrong
-            shape or is not finite, nothing is labelled.
+            shape, is not finite or belongs to other positions, nothing is labelled.
         InputError: a structure no potential can evaluate.
     """
     return label_structures(read_structures(path), keys, source=str(path))
@@ -100,7 +102,7 @@ def read_structures(path: str | Path) -> list[Atoms]:
 def label_structures(structures: Sequence[Atoms], keys: LabelKeys, source: str = "the data") -> LabelledData:
     """Collect the labels of structures in memory; errors as in `read_labelled`."""
     found = LabelKeys(**{name: _find_key(structures, name, getattr(keys, name), source) for name in PROPERTIES})
-    labelled = [_label(atoms, found, f"structure {index} of {source}") for index, atoms in enumerate(structures)]
+    labelled = [_label(atoms, found, index, source) for index, atoms in enumerate(structures)]
     counts = {name: sum(getattr(s, name) is not None for s in labelled) for name in PROPERTIES}
     if not any(counts.values()):
         raise DataError(
@@ -132,6 +134,15 @@ def _value(atoms: Atoms, name: str, key: str) -> Any:
     return None
 
 
+def _is_stale(atoms: Atoms, name: str, key: str) -> bool:
+    """Whether the label comes from a calculator that computed it for something else."""
+    if key in (atoms.arrays if name == "forces" else atoms.info):
+        return False
+    computed = getattr(atoms.calc, "atoms", None)
+    parts = {"positions", "numbers", "cell", "pbc"}
+    return computed is not None and bool(parts & set(compare_atoms(computed, atoms)))
+
+
 def _present(structures: Sequence[Atoms]) -> str:
     counts: Counter[str] = Counter()
     for atoms in structures:
@@ -140,7 +151,8 @@ def _present(structures: Sequence[Atoms]) -> str:
     return ", ".join(f"{key} ({n} of {len(structures)})" for key, n in counts.most_common(20)) or "none at all"
 
 
-def _label(atoms: Atoms, keys: LabelKeys, where: str) -> LabelledStructure:
+def _label(atoms: Atoms, keys: LabelKeys, index: int, source: str) -> LabelledStructure:
+    where = f"structure {index} of {source}"
     if len(atoms) == 0:
         raise DataError(f"{where} has no atoms")
     try:
@@ -148,6 +160,11 @@ def _label(atoms: Atoms, keys: LabelKeys, where: str) -> LabelledStructure:
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
     values = {name: _value(atoms, name, key) if (key := getattr(keys, name)) else None for name in PROPERTIES}
+    if any(value is not None and _is_stale(atoms, name, getattr(keys, name)) for name, value in values.items()):
+        raise DataError(
+            f"{where}: the calculator holds results of other positions or another cell (it is shared, or the structure "
+            "was changed since); store the labels in info and arrays, as REF_energy and so on"
+        )
     arrays = {name: _as_array(value, f"{where}: {name}") for name, value in values.items() if value is not None}
     energy, forces, stress = (arrays.get(name) for name in PROPERTIES)
     if energy is not None and energy.size != 1:
@@ -161,6 +178,7 @@ def _label(atoms: Atoms, keys: LabelKeys, where: str) -> LabelledStructure:
         stress=None if stress is None else _full_stress(stress, atoms, where),
         weight=_weight(atoms, where),
         group=str(atoms.info.get("config_type", atoms.info.get("group", ""))),
+        index=index,
     )
 
 
@@ -189,7 +207,7 @@ def _full_stress(stress: NDArray[np.float64], atoms: Atoms, where: str) -> NDArr
 
 def _weight(atoms: Atoms, where: str) -> float:
     """The structure's weight in the loss, `config_weight` in info as in MACE's data files."""
-    weight = float(_as_array(atoms.info.get("config_weight", 1.0), f"{where}: config_weight"))
-    if weight < 0:
-        raise DataError(f"{where}: config_weight is {weight}; expected zero or more")
-    return weight
+    weight = _as_array(atoms.info.get("config_weight", 1.0), f"{where}: config_weight")
+    if weight.size != 1 or weight.item() < 0:
+        raise DataError(f"{where}: config_weight is {weight.tolist()}; expected one number, zero or more")
+    return float(weight.item())

@@ -51,10 +51,11 @@ def split(
 def check_elements(structures: Iterable[LabelledStructure], known: Iterable[int], source: str) -> None:
     """Raise `UnknownElementError` when a structure holds an element that the training data does not."""
     known_set = {int(z) for z in known}
-    for index, structure in enumerate(structures):
+    for structure in structures:
         unknown = sorted({int(z) for z in structure.atoms.numbers} - known_set)
         if unknown:
+            symbols = ", ".join(chemical_symbols[z] for z in unknown)
             raise UnknownElementError(
-                f"structure {index} of {source} holds {', '.join(chemical_symbols[z] for z in unknown)}, which the "
+                f"structure {structure.index} of {source} holds {symbols}, which the "
                 f"training data does not; it has {', '.join(chemical_symbols[z] for z in sorted(known_set))}"
             )

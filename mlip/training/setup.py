@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from mlip.checkpoint import DTYPES
 from mlip.data.batches import LabelledBatch, make_samples
 from mlip.data.labels import PROPERTIES, LabelKeys, LabelledData, LabelledStructure, read_labelled
 from mlip.data.reference_energies import ReferenceEnergies, reference_energies
@@ -18,8 +19,6 @@ from mlip.errors import DataError
 from mlip.models.mace import MACE
 from mlip.potential import Potential
 from mlip.training.config import TrainingConfig
-
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ def _batched(potential: Potential, data: LabelledData, batch_size: int) -> Itera
     stress = data.counts["stress"] > 0
     for start in range(0, len(data), batch_size):
         part = data.structures[start : start + batch_size]
-        samples = make_samples(part, potential.cutoff, data.source, first=start)
+        samples = make_samples(part, potential.cutoff, data.source)
         yield from predict(potential, [collate_samples(samples)], stress)
 
 
