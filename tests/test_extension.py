@@ -1,5 +1,6 @@
 """The compiled library: how it is found, what its absence means, and that its operators behave as torch expects."""
 
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -96,3 +97,26 @@ def test_cuda_batch_equals_cpu_batch() -> None:
     assert found[0].is_cuda and found[1].is_cuda
     assert as_set(*found) == as_set(*expected)
     assert as_set(*neighbor_list(positions[:0].cuda(), cell[:1], pbc[:1], 5.0)) == set()
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+@pytest.mark.parametrize(
+    ("limit", "used", "expected"),
+    [("max", 9e8, 5e9), ("1000000000", 4e8, 9e8), ("1000000000", 1e9, 3e8), ("1000000000", 2e9, 0.0)],
+)
+def test_cached_files_of_a_container_count_as_free(tmp_path: Path, limit: str, used: float, expected: float) -> None:
+    """A control group's `memory.current` holds the file cache, which soon fills the limit and is no obstacle."""
+    (tmp_path / "meminfo").write_text("MemTotal: 9000000 kB\nMemAvailable: 4882813 kB\n")
+    (tmp_path / "memory.max").write_text(limit)
+    (tmp_path / "memory.current").write_text(f"{used:.0f}")
+    statistics = {"anon": 7e8, "file": 3e8, "active_file": 1e8, "inactive_file": 1.5e8, "slab_reclaimable": 5e7}
+    (tmp_path / "memory.stat").write_text("".join(f"{name} {value:.0f}\n" for name, value in statistics.items()))
+    header = Path(mlip.__file__).parent / "csrc" / "memory.hpp"
+    source = tmp_path / "main.cpp"
+    source.write_text(
+        f'#include "{header}"\n#include <cstdio>\n'
+        f'int main() {{ std::printf("%g", mlip::free_memory("{tmp_path}/meminfo", "{tmp_path}")); }}\n'
+    )
+    subprocess.run(["g++", "-std=c++17", "-o", tmp_path / "free", source], check=True)
+    output = subprocess.run([tmp_path / "free"], capture_output=True, text=True, check=True).stdout
+    assert float(output) == pytest.approx(expected, rel=1e-6)

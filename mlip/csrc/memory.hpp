@@ -1,5 +1,6 @@
 // How much memory there is, and large pages for large outputs.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <fstream>
 #include <limits>
@@ -10,10 +11,19 @@
 
 namespace mlip {
 
+// Bytes of the control group's use that the kernel gives back when they are needed: cached files, kernel caches.
+inline double reclaimable_memory(const std::string& group) {
+  double sum = 0, value = 0;
+  std::ifstream statistics(group + "/memory.stat");
+  for (std::string key; statistics >> key >> value;)
+    if (key == "active_file" || key == "inactive_file" || key == "slab_reclaimable") sum += value;
+  return sum;
+}
+
 // Bytes that can be allocated before the machine, or the control group of the process, runs out of memory.
-inline double free_memory() {
+inline double free_memory(const std::string& meminfo = "/proc/meminfo", const std::string& group = "/sys/fs/cgroup") {
   double available = std::numeric_limits<double>::infinity();
-  std::ifstream machine("/proc/meminfo");
+  std::ifstream machine(meminfo);
   for (std::string key, unit; machine >> key;) {
     double value = 0;
     if (!(machine >> value)) break;
@@ -21,9 +31,10 @@ inline double free_memory() {
     std::getline(machine, unit);
   }
   double limit = 0, used = 0;
-  std::ifstream group_limit("/sys/fs/cgroup/memory.max"), group_used("/sys/fs/cgroup/memory.current");
-  if (group_limit >> limit && group_used >> used && limit - used < available) available = limit - used;
-  return available;
+  std::ifstream group_limit(group + "/memory.max"), group_used(group + "/memory.current");
+  if (group_limit >> limit && group_used >> used && limit - used < available)
+    available = std::min(available, limit - used + reclaimable_memory(group));
+  return std::max(0.0, available);
 }
 
 // Asks for 2 MB pages: first touches of 4 kB pages cost more than the neighbor search itself.

@@ -115,7 +115,8 @@ __device__ void for_each_neighbor(const View<Real>& view, int64_t p, Visit&& vis
       for (; q < grid.last_atom && view.sorted_bins[q] == wanted; q++) {
         const int32_t j = view.sorted_atoms[q];
         int64_t shift[3];
-        for (int d = 0; d < 3; d++) shift[d] = static_cast<int64_t>(base[d]) - view.wrap[3 * j + d] + view.wrap[3 * i + d];
+        const int32_t *wrap_i = view.wrap + 3 * static_cast<int64_t>(i), *wrap_j = view.wrap + 3 * static_cast<int64_t>(j);
+        for (int d = 0; d < 3; d++) shift[d] = static_cast<int64_t>(base[d]) - wrap_j[d] + wrap_i[d];
         if (j == i && shift[0] == 0 && shift[1] == 0 && shift[2] == 0) continue;
         const Real *ri = view.positions + 3 * static_cast<int64_t>(i), *rj = view.positions + 3 * static_cast<int64_t>(j);
         if (squared_distance(ri, rj, shift, grid.cell) < view.cutoff_squared) visit(j, shift);

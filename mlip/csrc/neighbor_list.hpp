@@ -20,7 +20,7 @@ inline void require(bool condition, const char* message) {
 }
 
 inline void require_room(double pairs, double bytes) {
-  if (pairs * bytes_per_pair < bytes) return;
+  if (pairs * bytes_per_pair <= bytes) return;
   char message[160];
   std::snprintf(message, sizeof message,
                 "neighbor_list: more pairs than memory can hold: at least %.3g pairs need %.3g GB, %.3g GB are free",
