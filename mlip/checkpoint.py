@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 import mlip
-from mlip.errors import MLIPError, ModelFileError
+from mlip.errors import InputError, MLIPError, ModelFileError
 from mlip.models import ARCHITECTURES
 from mlip.potential import Potential
 
@@ -38,10 +38,16 @@ def save_potential(potential: Potential, path: str | PathLike[str]) -> None:
     """Write `potential` to `path`: a complete file appears there or none does.
 
     Raises:
+        InputError: a model that is not in `mlip.models.ARCHITECTURES`, so that the file could not be read again.
         OSError: the disk is full, or the folder does not exist or can't be written.
     """
     path = Path(path)
-    architecture = next(name for name, cls in ARCHITECTURES.items() if cls is type(potential.model))
+    architecture = next((name for name, cls in ARCHITECTURES.items() if cls is type(potential.model)), None)
+    if architecture is None:
+        raise InputError(
+            f"{type(potential.model).__name__} is no architecture that a weights file can name; "
+            f"expected one of {', '.join(ARCHITECTURES)}"
+        )
     header = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,

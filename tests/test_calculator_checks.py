@@ -28,6 +28,7 @@ from mlip.testing.physics import CALCULATOR_CHECKS, CalculatorPhysics, check_cal
 from mlip.testing.physics.calculator import Subject, subject_of
 from mlip.testing.physics.calculator.derivatives import check_forces_are_gradient
 from mlip.testing.physics.calculator.elements import supported_structures
+from mlip.testing.physics.invariances import net_force
 from mlip.testing.physics.result import name_of
 
 SILICON = TersoffParameters(
@@ -323,3 +324,8 @@ def test_command_refuses(arguments: list[str], capsys: pytest.CaptureFixture[str
     assert main(["check", *arguments]) == 1
     captured = capsys.readouterr()
     assert captured.err.startswith("mlip check: error:") and captured.err.count("\n") == 1 and not captured.out
+
+
+def test_net_force_that_is_not_a_number_is_no_zero() -> None:
+    assert np.isnan(net_force(np.full((2, 3), np.nan)))
+    assert net_force(np.zeros((2, 3))) == 0.0

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 import mlip
 from mlip.checkpoint import FORMAT_VERSION, read_header
-from mlip.errors import ModelFileError
+from mlip.errors import InputError, ModelFileError
 from mlip.models import MACE
 from mlip.potential import Potential
 
@@ -48,6 +48,16 @@ def test_round_trip_is_exact(potential: Potential, tmp_path: Path, dtype: torch.
 def test_reference_energies_keep_double_precision(potential: Potential) -> None:
     assert potential.to(torch.float32).E0s[8] == -432.1234567890123
     assert potential.dtype == torch.float32
+
+
+def test_model_without_a_name_in_files_is_not_saved(tmp_path: Path) -> None:
+    class Mine(MACE):
+        pass
+
+    model = Mine([1], 4.0, "4x0e", l_max=1, correlation=1, radial_mlp=(8,))
+    with pytest.raises(InputError, match="Mine is no architecture.*MACE"):
+        Potential(model, {1: 0.0}).save(tmp_path / "a.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 def test_old_file_survives_a_failed_save(potential: Potential, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -242,3 +242,6 @@ def test_checkpoint_file(tmp_path):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ModelFileError, match="damaged"):
         load_checkpoint(path, options, data)
+    torch.save({"version": 1}, path)
+    with pytest.raises(InputError, match="different run"):
+        load_checkpoint(path, options, data)

@@ -43,7 +43,7 @@ def load_checkpoint(path: Path, config: dict[str, Any], data: dict[str, str]) ->
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        version = int(state["version"])
+        version, trained, read = int(state["version"]), dict(state.get("config", {})), dict(state.get("data", {}))
     except OSError:
         raise
     except Exception as error:  # torch raises many types on a file that is not its own
@@ -51,12 +51,12 @@ def load_checkpoint(path: Path, config: dict[str, Any], data: dict[str, str]) ->
     if version > VERSION:
         raise ModelFileError(f"{path} has checkpoint version {version}, this mlip reads up to {VERSION}; update mlip")
     changed = [
-        f"--{name} {state['config'].get(name)} -> {value}"
+        f"--{name} {trained.get(name)} -> {value}"
         for name, value in config.items()
-        if name not in FREE_OPTIONS and not name.endswith("_file") and state["config"].get(name) != value
+        if name not in FREE_OPTIONS and not name.endswith("_file") and trained.get(name) != value
     ]
     trained_on = ("train_file", "valid_file")
-    changed += [f"content of --{name}" for name in trained_on if state["data"].get(name) != data.get(name)]
+    changed += [f"content of --{name}" for name in trained_on if read.get(name) != data.get(name)]
     if changed:
         raise InputError(
             f"{path} belongs to a different run ({'; '.join(changed)}); use the same options, another --name, or "

@@ -137,6 +137,6 @@ def check_energy_parts(
         assert full.forces is not None and only_forces.forces is not None
         scale = max(1.0, abs(float(full.energy)))
         wrong = [abs(float(full.atom_energies.sum() - full.energy)), abs(float(bare.energy - full.energy))]
-        wrong.append(float((only_forces.forces - full.forces).abs().max()))
-        errors[kind] = float(np.max(wrong)) / scale
+        force = float((only_forces.forces - full.forces).abs().max())
+        errors[kind] = float(np.max([*(error / scale for error in wrong), force]))
     return worst(check_energy_parts, errors, tolerance)

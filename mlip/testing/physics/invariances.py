@@ -73,4 +73,4 @@ def handedness_error(evaluate: Evaluate, atoms: Atoms) -> float:
 def net_force(forces: NDArray[np.float64]) -> float:
     """Return the total force over the sum of the forces' lengths."""
     total = np.linalg.norm(forces, axis=1).sum()
-    return float(np.linalg.norm(forces.sum(axis=0)) / total) if total > 0 else 0.0
+    return float(np.linalg.norm(forces.sum(axis=0)) / total) if total != 0 else 0.0
