@@ -21,6 +21,7 @@ from stillinger_weber import LATTICE_CONSTANT, silicon, stillinger_weber
 from mlip.cli import main
 from mlip.cli.main import COMMANDS
 from mlip.cli.output import to_json
+from mlip.cli.structures import read_structure
 from mlip.workflows.tour import strained_silicon
 
 
@@ -176,17 +177,35 @@ def test_of_several_structures_the_last_is_used(foreign, tmp_path, capsys):
         (["md", "MOLECULE", "--timestep", "-1"], "timestep"),
         (["md", "MOLECULE", "-o", "md.dcd"], r"\.traj"),
         (["relax", "MOLECULE", "-o", "x.nosuchformat"], "nosuchformat"),
-        (["relax", "MOLECULE", "-o", "no/such/folder/x.xyz"], "No such file"),
+        (["relax", "MOLECULE", "-o", "no/such/folder/x.xyz"], "no folder .*no/such/folder"),
+        (["relax", "MOLECULE", "-o", "nosuffix"], "nosuffix"),
+        (["relax", "MOLECULE", "-o", "."], "directory"),
+        (["md", "MOLECULE", "--plot", "md.plot"], r"\.png"),
+        (["md", "MOLECULE", "--plot", "no/folder/md.png"], "no/folder"),
+        (["phonon", "CRYSTAL", "-o", "co.xyz"], "co.xyz: File exists"),
+        (["phonon", "CRYSTAL", "--symprec", "-1"], "symprec must be positive"),
+        (["phonon", "CRYSTAL", "--supercell", "0", "1", "1"], "three positive integers"),
+        (["phonon", "CRYSTAL", "--supercell", "99999", "99999", "99999"], "repeat the cell less"),
+        (["elastic", "CRYSTAL", "--symprec", "0"], "symprec must be positive"),
     ],
 )
 def test_impossible_requests(monkeypatch, tmp_path, capsys, arguments, message):
-    from ase.calculators.emt import EMT
+    """Refused before anything is computed, so that no work is lost."""
+    from ase.calculators.calculator import Calculator
 
-    monkeypatch.setattr("mlip.cli.structures.make_calculator", lambda *args, **options: EMT())
+    monkeypatch.setattr("mlip.cli.structures.make_calculator", lambda *args, **options: Calculator())
     monkeypatch.chdir(tmp_path)
     write("co.xyz", molecule("CO"))
-    assert run(*["co.xyz" if word == "MOLECULE" else word for word in arguments]) == 1
+    write("si.xyz", silicon())
+    names = {"MOLECULE": "co.xyz", "CRYSTAL": "si.xyz"}
+    assert run(*[names.get(word, word) for word in arguments]) == 1
     assert_one_line(capsys, message)
+
+
+@pytest.mark.parametrize("name", ["POSCAR", "si.vasp", "si.gen", "si.res", "si.xsf", "si.cif", "si.json", "si.traj"])
+def test_formats_of_one_and_of_many_structures(tmp_path, name):
+    write(tmp_path / name, silicon())
+    assert read_structure(tmp_path / name).get_volume() == pytest.approx(silicon().get_volume(), rel=1e-4)
 
 
 def test_full_disk(foreign, relaxed, tmp_path, capsys, monkeypatch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mlip.cli.output import console, print_json, progress, table
+from mlip.cli.output import check_output, check_plot, console, print_json, progress, table
 
 if TYPE_CHECKING:
     from mlip.data.labels import LabelledData
@@ -56,6 +56,10 @@ def command(
     from mlip.data.labels import LabelKeys, read_labelled
     from mlip.workflows.evaluate import evaluate, with_predictions
 
+    if output:
+        check_output(output)
+    if plot:
+        check_plot(plot)
     labelled = read_labelled(data, LabelKeys(energy_key, forces_key, stress_key))
     calculator = make_calculator(model, _all_elements(labelled), device=device, dtype=dtype)
     with progress("evaluate") as update:

@@ -83,10 +83,10 @@ def _run(name: str, arguments: list[str]) -> int:
 
 
 def _is_expected(error: Exception) -> bool:
-    """Whether the error is the user's to solve (input, files); anything else is a bug and shows its traceback."""
+    """Whether the error is the user's to solve (input, files, memory); any other is a bug and shows its traceback."""
     from mlip.errors import MLIPError
 
-    return isinstance(error, MLIPError | OSError)
+    return isinstance(error, MLIPError | OSError | MemoryError)
 
 
 def _one_line(error: Exception) -> str:

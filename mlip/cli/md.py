@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from mlip.cli.output import console, print_json, progress, table
+from mlip.cli.output import check_plot, console, print_json, progress, table
 
 if TYPE_CHECKING:
     from mlip.workflows.md import MDResult
@@ -74,6 +74,8 @@ def command(
     )
     atoms = read_structure(structure)
     settings.check(atoms)
+    if plot:
+        check_plot(plot)
     calculator = make_calculator(model, atoms, device=device, dtype=dtype)
     try:
         with progress(f"md {ensemble}") as update:
@@ -113,5 +115,5 @@ def _show(result: MDResult) -> None:
     if result.volume_mean is not None:
         rows.append(("volume", f"{result.volume_mean:.2f} Å³"))
     out = console()
-    out.print(table(f"{result.ensemble}, {result.n_atoms} atoms", ("", "second half of the run"), rows))
-    out.print(f"written: {result.trajectory} ({result.frames} frames), {result.trajectory}.log")
+    out.print(table(f"{result.ensemble}, atoms: {result.n_atoms}", ("", "second half of the run"), rows))
+    out.print(f"written: {result.trajectory} (frames: {result.frames}), {result.trajectory}.log")

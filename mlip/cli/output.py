@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+
+from mlip.errors import InputError
 
 Update = Callable[[int, int, str], None]
 """``update(done, total, note)``, the progress callback that the workflows take."""
@@ -91,3 +96,27 @@ def _plain_updates(title: str) -> Update:
             print(f"{title}: {done}" + (f"/{total}" if total else "") + (f"  {note}" if note else ""), file=sys.stderr)
 
     return update
+
+
+def check_output(path: Path) -> None:
+    """Raise `OSError` now, not after hours of work, if no file can be written at ``path``."""
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise FileNotFoundError(errno.ENOENT, f"there is no folder {folder}", str(path))
+    code = errno.EISDIR if path.is_dir() else errno.EACCES
+    if path.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
+        raise OSError(code, os.strerror(code), str(path))
+
+
+def check_plot(path: Path) -> None:
+    """Likewise for a plot.
+
+    Raises:
+        InputError: matplotlib can't draw in this format.
+        OSError: as `check_output`.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    check_output(path)
+    if path.suffix.lower().removeprefix(".") not in FigureCanvasAgg.filetypes:
+        raise InputError(f"a plot ends in .png, .pdf or .svg; got {path.name!r}")

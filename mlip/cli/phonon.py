@@ -44,6 +44,8 @@ def command(
 
     atoms = read_structure(structure)
     calculator = make_calculator(model, atoms, device=device, dtype=dtype)
+    if output:
+        output.mkdir(parents=True, exist_ok=True)
     with progress("displaced supercells") as update:
         result = phonons(
             atoms,
@@ -68,7 +70,6 @@ def _write(result: PhononResult, folder: Path, title: str) -> None:
 
     from mlip.workflows.plots import plot_bands, plot_dos
 
-    folder.mkdir(parents=True, exist_ok=True)
     phonon = result.phonopy
     phonon.save(folder / "phonopy_params.yaml")
     phonon.write_yaml_band_structure(filename=folder / "band.yaml")
@@ -91,6 +92,6 @@ def _show(result: PhononResult, output: Path | None) -> None:
         ("supercell, displacements", f"{' x '.join(map(str, result.supercell))}, {result.displacements}"),
     ]
     out = console()
-    out.print(table("phonons", ("", f"per primitive cell ({result.n_atoms_primitive} atoms)"), rows))
+    out.print(table("phonons", ("", f"per primitive cell (atoms: {result.n_atoms_primitive})"), rows))
     if output:
         out.print(f"written: {output}/ (phonopy_params.yaml, band.yaml, total_dos.dat, thermal_properties.yaml, plots)")

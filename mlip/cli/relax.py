@@ -41,10 +41,12 @@ def command(
         dtype: arithmetic of the model
         json: print the result as JSON on stdout
     """
-    from mlip.cli.structures import make_calculator, read_structure, write_structure
+    from mlip.cli.structures import check_structure_output, make_calculator, read_structure, write_structure
     from mlip.workflows.relax import relax
 
     atoms = read_structure(structure)
+    if output:
+        check_structure_output(output)
     calculator = make_calculator(model, atoms, device=device, dtype=dtype)
     with progress("relax") as update:
         result = relax(

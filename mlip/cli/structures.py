@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from mlip.cli.output import check_output
 from mlip.errors import InputError, UnknownElementError
 
 if TYPE_CHECKING:
@@ -56,15 +57,22 @@ def _read_images(path: Path) -> list[Atoms]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = read(str(path)) if chosen else read(str(path), index=slice(-2, None))
+            found = read(str(path)) if chosen else read(str(path), index=_last_images(path))
     except OSError as error:
         if error.errno is None:
             raise InputError(f"{path} is not a structure that ASE can read: {error}") from error
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} is not a structure that ASE can read ({type(error).__name__}: {reason})") from error
+        reason = ": ".join(filter(None, (type(error).__name__, " ".join(str(error).split()))))
+        raise InputError(f"{path} is not a structure that ASE can read ({reason})") from error
     return found if isinstance(found, list) else [found]
+
+
+def _last_images(path: Path) -> int | slice:
+    """Index of the last two images; formats of one structure (POSCAR, ...) have but the last."""
+    from ase.io.formats import filetype, get_ioformat
+
+    return -1 if get_ioformat(filetype(str(path))).single else slice(-2, None)
 
 
 def make_calculator(
@@ -115,6 +123,24 @@ def _symbols(numbers: Iterable[int]) -> str:
     from ase.data import chemical_symbols
 
     return ", ".join(chemical_symbols[number] for number in sorted(numbers))
+
+
+def check_structure_output(path: Path) -> None:
+    """Raise now, not after the work, what `write_structure` can't do.
+
+    Raises:
+        InputError: ASE can't write this format.
+        OSError: no file can be made there.
+    """
+    from ase.io.formats import UnknownFileTypeError, filetype, get_ioformat
+
+    check_output(path)
+    try:
+        writable = get_ioformat(filetype(str(path), read=False)).can_write
+    except UnknownFileTypeError:
+        writable = False
+    if not writable:
+        raise InputError(f"can't write {path}: its suffix names no format that ASE writes; take .extxyz, .cif or .vasp")
 
 
 def write_structure(path: Path, atoms: Atoms) -> None:

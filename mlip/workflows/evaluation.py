@@ -52,6 +52,12 @@ def is_crystal(atoms: Atoms) -> bool:
     return bool(atoms.pbc.all() and atoms.cell.rank == 3)
 
 
+def require_positive(name: str, value: float, unit: str) -> None:
+    """Raise `InputError` unless an option is above zero."""
+    if not (np.isfinite(value) and value > 0):
+        raise InputError(f"{name} must be positive, in {unit}; got {value}")
+
+
 def require_finite(forces: NDArray[np.float64], when: str) -> None:
     """Raise `MLIPError` if the model gave forces that are not numbers."""
     if not np.isfinite(forces).all():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,15 @@ from phonopy.structure.atoms import PhonopyAtoms
 
 from mlip.errors import InputError
 from mlip.units import EV_PER_A3_TO_GPA
-from mlip.workflows.evaluation import BatchForces, Progress, batch_forces, forces_in_batches, prepare, require_crystal
+from mlip.workflows.evaluation import (
+    BatchForces,
+    Progress,
+    batch_forces,
+    forces_in_batches,
+    prepare,
+    require_crystal,
+    require_positive,
+)
 from mlip.workflows.results import Result, hidden
 
 IMAGINARY = -0.1
@@ -26,6 +35,8 @@ _NO_VIBRATION = 0.01
 _TEMPERATURES = np.arange(0.0, 1001.0, 10.0)
 _UNRELAXED_FORCE, _UNRELAXED_STRESS = 0.02, 0.5
 _POINTS_PER_PATH = 61
+_LARGEST_SUPERCELL = 50_000
+"""Atoms; far beyond any converged supercell, and before memory runs out."""
 
 
 @dataclass(frozen=True)
@@ -114,10 +125,8 @@ def phonons(
         MLIPError: forces that are not finite.
     """
     require_crystal(atoms, "a phonon calculation")
-    if not displacement > 0:
-        raise InputError(f"displacement must be positive, in Å; got {displacement}")
-    if not mesh_length > 0:
-        raise InputError(f"mesh_length must be positive, in Å; got {mesh_length}")
+    for name, length in (("displacement", displacement), ("mesh_length", mesh_length), ("symprec", symprec)):
+        require_positive(name, length, "Å")
     repeats = _supercell(atoms, supercell)
     forces_max, stress_max = _check_relaxed(prepare(atoms, calculator))
     with warnings.catch_warnings():
@@ -140,6 +149,11 @@ def _supercell(atoms: Atoms, supercell: Sequence[int] | None, length: float = 10
         supercell = np.maximum(1, np.ceil(length / heights - 1e-6)).astype(int).tolist()
     if len(supercell) != 3 or min(supercell) < 1:
         raise InputError(f"supercell must be three positive integers; got {list(supercell)}")
+    n_atoms = len(atoms) * math.prod(map(int, supercell))
+    if n_atoms > _LARGEST_SUPERCELL:
+        raise InputError(
+            f"the supercell would have {n_atoms} atoms, more than {_LARGEST_SUPERCELL}; repeat the cell less"
+        )
     a, b, c = supercell
     return int(a), int(b), int(c)
 
