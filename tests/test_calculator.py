@@ -275,6 +275,25 @@ class TestVerletList:
             assert self.pairs(graph) == self.pairs(atoms_to_graph(strained, 4.0))
             assert verlet.builds == builds
 
+    @pytest.mark.parametrize(("step", "builds", "pairs"), [(0.29, 1, 0), (0.31, 2, 2)])
+    def test_both_atoms_of_a_pair_use_the_skin(self, step: float, builds: int, pairs: int) -> None:
+        """The worst case of the bound: a pair just outside the list whose atoms move towards each other."""
+        atoms = Atoms("Si2", positions=[[0, 0, 0], [4.601, 0, 0]])
+        verlet = VerletList(4.0, 0.6)
+        verlet.graph(atoms, "cpu")
+        atoms.positions[:, 0] += (step, -step)
+        assert verlet.graph(atoms, "cpu").edge_index.shape[1] == pairs
+        assert verlet.builds == builds
+
+    def test_atoms_that_meet_between_searches_are_refused(self) -> None:
+        atoms = Atoms("Si2", positions=[[0, 0, 0], [0.2, 0, 0]])
+        verlet = VerletList(4.0, 0.6)
+        verlet.graph(atoms, "cpu")
+        atoms.positions[1, 0] = 0.01
+        with pytest.raises(InputError, match="apart"):
+            verlet.graph(atoms, "cpu")
+        assert verlet.builds == 1
+
     def test_translation_of_all_atoms_and_change_of_species(self) -> None:
         atoms = bulk("SiC", "zincblende", 4.36)
         verlet = VerletList(4.0, 0.6)
@@ -319,3 +338,10 @@ def test_never_nan(calculator: MLIPCalculator, silicon: Atoms) -> None:
             evaluate(silicon)
     with pytest.raises(InputError, match="no atoms"):
         calculator.evaluate([silicon, Atoms()])
+
+
+def test_batches_are_bounded(calculator: MLIPCalculator, silicon: Atoms, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = counting(calculator, monkeypatch)
+    results = calculator.evaluate([silicon] * 5, batch_atoms=2 * len(silicon))
+    assert len(calls) == 3 and len(results) == 5
+    np.testing.assert_allclose(results[4]["forces"], calculator.get_forces(silicon), atol=1e-12)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -168,7 +169,15 @@ def test_ctrl_c_says_how_to_resume(tmp_path, data):
 def start(options: dict) -> subprocess.Popen[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "mlip", "train", *arguments(options)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        # a shell starts its background jobs, this suite perhaps, with Ctrl-C ignored, and children inherit that
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def wait_for_epochs(folder: Path, n: int, process: subprocess.Popen[str]) -> None:
@@ -279,7 +288,9 @@ def test_refused_data(tmp_path, data):
 
 def test_no_state_is_left_behind(data):
     dtype, handler = torch.get_default_dtype(), signal.getsignal(signal.SIGINT)
+    random = torch.get_rng_state()
     train(config(data, max_num_epochs=1))
+    assert torch.equal(torch.get_rng_state(), random)
     assert torch.get_default_dtype() == dtype and signal.getsignal(signal.SIGINT) is handler
     assert torch.is_grad_enabled() and torch.get_float32_matmul_precision() == "highest"
 

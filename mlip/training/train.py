@@ -61,7 +61,11 @@ def train(config: TrainingConfig, console: Console | None = None) -> TrainingRes
         MLIPError: the loss is not finite.
         KeyboardInterrupt: after Ctrl-C, with the checkpoint of the last epoch written.
     """
-    console = console or report.quiet_console()
+    with torch.random.fork_rng(devices=[]):  # the seed is the run's, not the caller's
+        return _train(config, console or report.quiet_console())
+
+
+def _train(config: TrainingConfig, console: Console) -> TrainingResult:
     Path(config.work_dir).mkdir(parents=True, exist_ok=True)
     data = load_data(config)
     potential = build_potential(config, data).to(_device(config))
