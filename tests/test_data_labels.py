@@ -65,6 +65,13 @@ def test_stress_in_every_form(form, structures):
     np.testing.assert_allclose(label_structures(structures, LabelKeys()).structures[0].stress, full)
 
 
+def test_stress_of_few_digits_is_made_symmetric(structures):
+    structures[0].info["REF_stress"] = np.array([[1.0, 0.301, 0.2], [0.3, 2.0, 0.1], [0.2, 0.1, 3.0]])
+    stress = label_structures(structures, LabelKeys()).structures[0].stress
+    np.testing.assert_array_equal(stress, stress.T)
+    assert stress[0, 1] == pytest.approx(0.3005)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [

@@ -11,6 +11,7 @@ import pytest
 from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.lj import LennardJones
+from ase.constraints import FixAtoms
 from ase.io import read
 from lj_data import E0, argon, isolated, label, write_xyz
 
@@ -57,6 +58,15 @@ def test_rmse_and_mae_of_components():
     assert result.forces_mae_meV_per_A == pytest.approx(1000 * 0.3 / 24)
     structures[1].info["REF_stress"][3] += 0.01
     assert evaluate(Teacher(), structures).stress_rmse_GPa == pytest.approx(160.2176634 * np.sqrt(2 * 1e-4 / 18))
+
+
+def test_constraints_hide_no_forces():
+    frozen = argon(1)
+    frozen[0].set_constraint(FixAtoms([0, 1, 2]))
+    result = evaluate(Teacher(), frozen)
+    assert result.forces_rmse_meV_per_A == pytest.approx(0, abs=1e-9)
+    assert np.abs(result.predictions[0].forces[:3]).max() > 1e-3
+    assert frozen[0].constraints
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 100])

@@ -17,6 +17,7 @@ from mlip.training.checkpointing import load_checkpoint, save_checkpoint
 from mlip.training.config import TrainingConfig
 from mlip.training.ema import WeightAverage
 from mlip.training.loss import PENALTIES, Loss
+from mlip.training.module import ValidationSums
 from mlip.training.optimizer import make_optimizer
 from mlip.training.schedule import Schedule
 from mlip.training.setup import build_potential, load_data
@@ -83,6 +84,30 @@ def test_missing_labels_take_no_part():
     assert loss.item() == pytest.approx(0.1**2 / 2)
     loss.backward()
     assert not prediction.forces.grad.any()
+
+
+def test_validation_errors_count_only_what_is_labelled():
+    """Over two batches of different sizes: every structure counts alike in the loss, every label in the errors."""
+    sums = ValidationSums()
+    pair, off = batch_and_prediction((0.4, 0.5, 0.01))
+    half = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    pair = pair._replace(labels=pair.labels._replace(energy_weight=half, forces_weight=half, stress_weight=half))
+    for tensor in (off.energy[1:], off.forces[4:], off.stress[1:]):
+        tensor += 1e3  # of the structure without labels
+    sums.add(pair, torch.tensor(2.0, dtype=torch.float64), off)
+    single = collate_samples(make_samples(label_structures(argon(1), LabelKeys()).structures, 4.0))
+    far = Prediction(
+        single.labels.energy + 0.8, torch.zeros(4), single.labels.forces + 0.2, single.labels.stress + 0.03
+    )
+    sums.add(single, torch.tensor(5.0, dtype=torch.float64), far)
+    assert sums.result() == pytest.approx(
+        {
+            "valid_loss": (2 * 2.0 + 1 * 5.0) / 3,
+            "valid_energy_rmse": math.sqrt((0.1**2 + 0.2**2) / 2),
+            "valid_forces_rmse": math.sqrt((0.5**2 + 0.2**2) / 2),
+            "valid_stress_rmse": math.sqrt((0.01**2 + 0.03**2) / 2),
+        }
+    )
 
 
 def test_huber_loss_is_linear_far_out():

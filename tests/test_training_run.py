@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import signal
 import subprocess
@@ -284,6 +285,19 @@ def test_refused_data(tmp_path, data):
     for option in ("valid_file", "test_file"):
         with pytest.raises(UnknownElementError, match="Ne"):
             train(config(data, **{option: str(neon)}))
+
+
+def test_gradients_are_clipped(data, monkeypatch):
+    norms: list[float] = []
+
+    def record(module, outputs, batch, batch_idx):
+        norms.append(math.hypot(*(float(p.grad.norm()) for p in module.parameters() if p.grad is not None)))
+
+    monkeypatch.setattr(TrainingModule, "on_train_batch_end", record)
+    train(config(data, max_num_epochs=1, clip_grad=1e-3))
+    clipped, norms[:] = norms.copy(), []
+    train(config(data, max_num_epochs=1, clip_grad=0.0))
+    assert max(clipped) == pytest.approx(1e-3, rel=1e-3) and min(norms) > 1e-2
 
 
 def test_no_state_is_left_behind(data):
