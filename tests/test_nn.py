@@ -142,7 +142,8 @@ def test_segment_sum_equals_torch_scatter() -> None:
 @pytest.mark.parametrize(
     "options",
     [{"correlation": 0}, {"num_interactions": 0}, {"l_max": -1}, {"avg_num_neighbors": 0}, {"mlp_irreps": "4x0e+4x1o"},
-     {"elements": []}, {"elements": [0]}, {"cutoff": 0.0}, {"hidden_irreps": "4x0e+4x4e", "correlation": 1}],
+     {"elements": []}, {"elements": [0]}, {"cutoff": 0.0}, {"hidden_irreps": "4x0e+4x4e", "correlation": 1},
+     {"correlation": 9}],
 )  # fmt: skip
 def test_mace_refuses(options: dict[str, object]) -> None:
     with pytest.raises(InputError):

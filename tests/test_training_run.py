@@ -281,6 +281,11 @@ def test_refused_data(tmp_path, data):
         train(config(without))
     with pytest.raises(DataError, match="isolated atoms only"):
         train(config(write_xyz(tmp_path / "only.xyz", [isolated()])))
+    weightless = argon(4)
+    for atoms in weightless:
+        atoms.info["config_weight"] = 0.0
+    with pytest.raises(DataError, match="no structure of the training set has a label whose weight is not zero"):
+        train(config(write_xyz(tmp_path / "weightless.xyz", weightless), E0s="average"))
     neon = write_xyz(tmp_path / "neon.xyz", [label(Atoms("Ne2", positions=[[0, 0, 0], [3, 0, 0]]))])
     for option in ("valid_file", "test_file"):
         with pytest.raises(UnknownElementError, match="Ne"):

@@ -19,6 +19,9 @@ from mlip.errors import InputError
 from mlip.nn.constants import Constants
 from mlip.nn.irreps import Irreps, wigner_3j
 
+#: Elements of one coupling tensor; beyond it the tensors of all paths fill the memory of any machine.
+LARGEST_TENSOR = 2**22
+
 
 @lru_cache(maxsize=32)
 def _couplings(irreps: Irreps, order: int, natural: bool) -> list[tuple[o3.Irrep, Tensor]]:
@@ -77,6 +80,12 @@ class SymmetricContraction(nn.Module):
         self, irreps_in: Irreps, irreps_out: Irreps, correlation: int, channels: int, num_elements: int
     ) -> None:
         super().__init__()
+        size = sum(ir.dim for ir in irreps_in) ** correlation
+        if size > LARGEST_TENSOR:
+            raise InputError(
+                f"correlation {correlation} of {irreps_in} couples {size:.2g} products of components, more than "
+                f"{LARGEST_TENSOR:.2g}; choose a lower correlation or l_max"
+            )
         self.terms: list[tuple[int, str]] = []  # output irrep, name of the weights
         self.weights = nn.ParameterDict()  # "irrep_order" -> (Z, paths, C)
         self.n_out = len(irreps_out)

@@ -108,7 +108,7 @@ def _trained_properties(
         DataError: none, or none in the validation set.
     """
     for name, structures in (("training", training), ("validation", validation)):
-        labelled = {p for p in PROPERTIES for s in structures if getattr(s, p) is not None}
+        labelled = {p for p in PROPERTIES for s in structures if getattr(s, p) is not None and s.weight > 0}
         wanted = frozenset(p for p in labelled if getattr(config, f"{p}_weight"))
         if not wanted:
             raise DataError(f"no structure of the {name} set has a label whose weight is not zero")
