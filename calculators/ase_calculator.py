@@ -16,7 +16,7 @@ from mlip.calculators.verlet import VerletList
 from mlip.checkpoint import DTYPES
 from mlip.convert import atoms_to_graph
 from mlip.errors import InputError
-from mlip.potential import Potential
+from mlip.potential import Potential, usable_device
 from mlip.units import full_3x3_to_voigt_6
 from mlip.zoo import load
 
@@ -58,7 +58,7 @@ class MLIPCalculator(Calculator):
             raise InputError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
         name = type(model.model).__name__ if isinstance(model, Potential) else str(model)
         super().__init__(model=name, device=device, dtype=dtype, skin=skin)
-        self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        self.device = usable_device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
         # `Module.to` works in place: never on the caller's potential.
         potential = deepcopy(model) if isinstance(model, Potential) else load(model)
         self.potential = potential.requires_grad_(False).to(device=self.device, dtype=DTYPES[dtype])

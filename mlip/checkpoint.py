@@ -22,7 +22,7 @@ from torch import Tensor
 import mlip
 from mlip.errors import InputError, MLIPError, ModelFileError
 from mlip.models import ARCHITECTURES
-from mlip.potential import Potential
+from mlip.potential import Potential, usable_device
 
 FORMAT = "mlip-potential"
 FORMAT_VERSION = 1
@@ -140,8 +140,9 @@ def load_potential(
     Raises:
         ModelFileError: as `read_header`, or the tensors do not fit the header.
         FileNotFoundError: there is no such file.
+        InputError: a device that torch can't use.
     """
-    header = read_header(path)
+    device, header = usable_device(device), read_header(path)
     try:
         model = ARCHITECTURES[header["architecture"]](**header["hyperparameters"])
         model.to(DTYPES[header["dtype"]])

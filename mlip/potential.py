@@ -26,6 +26,21 @@ class Prediction(NamedTuple):
     stress: Tensor | None = None  # (B, 3, 3) eV/Å³, positive under tension
 
 
+def usable_device(device: str | torch.device) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        InputError: torch does not know it or can't use it on this machine.
+    """
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # which one depends on the device
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"device {str(device)!r} can't be used ({reason}); expected cpu, or cuda where torch finds a GPU"
+        ) from error
+
+
 class Potential(nn.Module):
     """Energies, forces and stresses from an `EnergyModel`.
 

@@ -46,5 +46,6 @@ def load(
 
     Raises:
         ModelFileError: no such model, or a file that is corrupt, foreign or written by a newer version.
+        InputError: a device that torch can't use.
     """
     return load_potential(model_path(name_or_path), device, dtype)

@@ -16,6 +16,7 @@ from ase.build import bulk, molecule
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.io import read, write
 
+import mlip
 from mlip.calculators import MLIPCalculator
 from mlip.calculators.verlet import VerletList
 from mlip.convert import atoms_to_graph
@@ -328,6 +329,14 @@ def test_options_are_fixed(calculator: MLIPCalculator) -> None:
     with pytest.raises(InputError, match="dtype of an existing MLIPCalculator can't be changed"):
         calculator.set(dtype="float32")
     assert calculator.parameters["dtype"] == "float64"
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_devices_that_are_not_there(device: str) -> None:
+    with pytest.raises(InputError, match=f"device '{device}' can't be used .*expected cpu"):
+        MLIPCalculator(make_potential(), device=device)
+    with pytest.raises(InputError, match=f"device '{device}' can't be used"):
+        mlip.load("silicon", device=device)
 
 
 def test_never_nan(calculator: MLIPCalculator, silicon: Atoms) -> None:
