@@ -186,7 +186,11 @@ def test_of_several_structures_the_last_is_used(foreign, tmp_path, capsys):
         (["phonon", "CRYSTAL", "--symprec", "-1"], "symprec must be positive"),
         (["phonon", "CRYSTAL", "--supercell", "0", "1", "1"], "three positive integers"),
         (["phonon", "CRYSTAL", "--supercell", "99999", "99999", "99999"], "repeat the cell less"),
+        (["phonon", "CRYSTAL", "--symprec", "3"], "symprec must be positive and at most 0.5"),
+        (["phonon", "CRYSTAL", "--displacement", "5"], "displacement must be positive and at most 1"),
+        (["phonon", "CRYSTAL", "--mesh_length", "1e9"], "mesh_length must be positive and at most 1000"),
         (["elastic", "CRYSTAL", "--symprec", "0"], "symprec must be positive"),
+        (["demo", "--steps", "-1"], "steps must not be negative"),
     ],
 )
 def test_impossible_requests(monkeypatch, tmp_path, capsys, arguments, message):
@@ -227,6 +231,15 @@ def test_full_disk(foreign, relaxed, tmp_path, capsys, monkeypatch):
     assert run("md", relaxed, "--steps", 50, "-o", tmp_path / "run.traj") == 1
     assert_one_line(capsys, "run.traj: No space left on device; the frames up to step 10 are safe")
     assert len(read(tmp_path / "run.traj", ":")) == 2
+
+
+def test_a_disk_that_fills_while_buffers_are_flushed_is_told_with_the_file(foreign, relaxed, tmp_path, capsys):
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("needs /dev/full")
+    (tmp_path / "out.extxyz").symlink_to(full)
+    assert run("relax", relaxed, "-o", tmp_path / "out.extxyz") == 1
+    assert_one_line(capsys, "out.extxyz: No space left on device")
 
 
 @pytest.mark.parametrize(

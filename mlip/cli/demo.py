@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mlip.cli.output import console, print_json, progress, table
+from mlip.errors import InputError
 
 if TYPE_CHECKING:
     from mlip.workflows.tour import TourResult
@@ -36,6 +37,8 @@ def command(
     from mlip.cli.structures import make_calculator
     from mlip.workflows.tour import silicon_tour, strained_silicon
 
+    if steps < 0:
+        raise InputError(f"steps must not be negative; got {steps}")
     calculator = make_calculator(model, strained_silicon(), device=device, dtype=dtype)
     result = silicon_tour(calculator, output, progress, steps)
     if json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mlip.cli.output import check_output, check_plot, console, print_json, progress, table
+from mlip.cli.output import check_output, check_plot, console, print_json, progress, table, writing
 
 if TYPE_CHECKING:
     from mlip.data.labels import LabelledData
@@ -65,11 +65,13 @@ def command(
     with progress("evaluate") as update:
         result = evaluate(calculator, labelled, batch_size=batch_size, progress=update)
     if output:
-        write(output, with_predictions(result), format="extxyz")
+        with writing(output):
+            write(output, with_predictions(result), format="extxyz")
     if plot:
         from mlip.training.plots import plot_parity
 
-        plot_parity({"test": list(zip(result.structures, result.predictions, strict=True))}, plot)
+        with writing(plot):
+            plot_parity({"test": list(zip(result.structures, result.predictions, strict=True))}, plot)
     if json:
         print_json(result.as_dict())
     else:

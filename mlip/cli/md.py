@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from mlip.cli.output import check_plot, console, print_json, progress, table
+from mlip.cli.output import check_plot, console, print_json, progress, table, writing
 
 if TYPE_CHECKING:
     from mlip.workflows.md import MDResult
@@ -95,7 +95,8 @@ def command(
     if plot:
         from mlip.workflows.plots import plot_md
 
-        plot_md(result, plot)
+        with writing(plot):
+            plot_md(result, plot)
     if json:
         print_json(result.as_dict())
     else:

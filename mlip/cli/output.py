@@ -108,6 +108,17 @@ def check_output(path: Path) -> None:
         raise OSError(code, os.strerror(code), str(path))
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Name the file in errors of writing that do not (a full disk shows when a buffer is flushed)."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
 def check_plot(path: Path) -> None:
     """Likewise for a plot.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from mlip.cli.output import console, print_json, progress, table, to_json
+from mlip.cli.output import console, print_json, progress, table, to_json, writing
 
 if TYPE_CHECKING:
     from mlip.workflows.phonons import PhononResult
@@ -57,7 +57,8 @@ def command(
             progress=update,
         )
     if output:
-        _write(result, output, atoms.get_chemical_formula(empirical=True))
+        with writing(output):
+            _write(result, output, atoms.get_chemical_formula(empirical=True))
     if json:
         print_json(result.as_dict())
     else:

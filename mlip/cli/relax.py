@@ -87,5 +87,7 @@ def _show(result: RelaxResult, output: Path | None) -> None:
     )
     out = console()
     out.print(table(title, ("", "relaxed"), rows))
+    if not result.converged:
+        out.print("allow more --steps, or try --optimizer fire, the sturdiest on rough landscapes")
     if output:
         out.print(f"written: {output}")

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from mlip.cli.output import check_output
+from mlip.cli.output import check_output, writing
 from mlip.errors import InputError, UnknownElementError
 
 if TYPE_CHECKING:
@@ -153,7 +153,8 @@ def write_structure(path: Path, atoms: Atoms) -> None:
     from ase.io import write
 
     try:
-        write(str(path), atoms)
+        with writing(path):
+            write(str(path), atoms)
     except OSError:
         raise
     except Exception as error:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mlip.errors import InputError, MLIPError
 from mlip.units import EV_PER_A3_TO_GPA, VOIGT_INDICES
-from mlip.workflows.evaluation import Progress, prepare, require_crystal, require_positive
+from mlip.workflows.evaluation import Progress, prepare, require_crystal, require_length
 from mlip.workflows.relax import relax
 from mlip.workflows.results import Result
 
@@ -84,7 +84,7 @@ def elastic(
     require_crystal(atoms, "a calculation of elastic constants")
     if not 0 < strain < 0.1:
         raise InputError(f"strain must be between 0 and 0.1; got {strain}")
-    require_positive("symprec", symprec, "Å")
+    require_length("symprec", symprec, 0.5)
     reference = prepare(atoms, calculator)
     reference.set_constraint()
     stress_max = float(np.abs(reference.get_stress()).max() * EV_PER_A3_TO_GPA)

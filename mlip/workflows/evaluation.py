@@ -52,10 +52,10 @@ def is_crystal(atoms: Atoms) -> bool:
     return bool(atoms.pbc.all() and atoms.cell.rank == 3)
 
 
-def require_positive(name: str, value: float, unit: str) -> None:
-    """Raise `InputError` unless an option is above zero."""
-    if not (np.isfinite(value) and value > 0):
-        raise InputError(f"{name} must be positive, in {unit}; got {value}")
+def require_length(name: str, value: float, largest: float) -> None:
+    """Raise `InputError` unless a length in Å is above zero and no larger than makes sense."""
+    if not 0 < value <= largest:
+        raise InputError(f"{name} must be positive and at most {largest:g} Å; got {value:g}")
 
 
 def require_finite(forces: NDArray[np.float64], when: str) -> None:

@@ -24,7 +24,7 @@ from mlip.workflows.evaluation import (
     forces_in_batches,
     prepare,
     require_crystal,
-    require_positive,
+    require_length,
 )
 from mlip.workflows.results import Result, hidden
 
@@ -125,8 +125,9 @@ def phonons(
         MLIPError: forces that are not finite.
     """
     require_crystal(atoms, "a phonon calculation")
-    for name, length in (("displacement", displacement), ("mesh_length", mesh_length), ("symprec", symprec)):
-        require_positive(name, length, "Å")
+    require_length("displacement", displacement, 1.0)
+    require_length("mesh_length", mesh_length, 1000.0)
+    require_length("symprec", symprec, 0.5)
     repeats = _supercell(atoms, supercell)
     forces_max, stress_max = _check_relaxed(prepare(atoms, calculator))
     with warnings.catch_warnings():
