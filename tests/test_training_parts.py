@@ -11,7 +11,7 @@ from torch import nn
 
 from mlip.data.batches import collate_samples, make_samples
 from mlip.data.labels import LabelKeys, label_structures
-from mlip.errors import InputError, ModelFileError
+from mlip.errors import DataError, InputError, ModelFileError
 from mlip.potential import Prediction
 from mlip.training.checkpointing import load_checkpoint, save_checkpoint
 from mlip.training.config import TrainingConfig
@@ -215,6 +215,11 @@ def test_model_options_reach_the_model(file):
         "mlp_irreps": "3x0e",
         "residual_first": False,
     }
+
+
+def test_a_cutoff_without_neighbors_is_refused(file):
+    with pytest.raises(DataError, match="within --r_max 0.5 Å"):
+        load_data(config(train_file=file, **TINY | {"r_max": 0.5}))
 
 
 def test_scale_and_shift(file):

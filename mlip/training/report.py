@@ -64,7 +64,7 @@ def describe(config: TrainingConfig, data: TrainingData, potential: Potential) -
     if missing:
         lines.append(f"missing labels have weight zero: {', '.join(missing)}")
     if data.n_isolated:
-        lines.append(f"{data.n_isolated} isolated atoms give reference energies and do not train")
+        lines.append(f"isolated atoms, which do not train: {data.n_isolated}")
     return lines
 
 

@@ -75,11 +75,14 @@ def load_data(config: TrainingConfig) -> TrainingData:
     for name, (structures, source) in parts.items():
         check_elements(structures, reference.E0s, source)
         sets[name] = DataSet(structures, make_samples(structures, config.r_max, source), source)
+    described = statistics(sets["train"].samples, reference.E0s)
+    if not described.n_edges:
+        raise DataError(f"no two atoms of {config.train_file} are within --r_max {config.r_max:g} Å of each other")
     return TrainingData(
         sets=sets,
         n_isolated=len(isolated),
         reference=reference,
-        statistics=statistics(sets["train"].samples, reference.E0s),
+        statistics=described,
         properties=properties,
         keys=read["train_file"].keys,
         sha256={option: _sha256(path) for option, path in files.items()},
