@@ -109,6 +109,11 @@ def test_md_and_resume(foreign, relaxed, tmp_path, capsys):
     assert [frame.info["step"] for frame in read(tmp_path / "run.traj", ":")] == [0, 10, 20, 30, 40]
 
 
+def test_md_from_rest_without_temperature_warns(foreign, relaxed, tmp_path, capsys):
+    assert run("md", relaxed, "--ensemble", "nve", "--steps", 1, "-o", tmp_path / "run.traj") == 0
+    assert "nve starts at rest" in capsys.readouterr().err
+
+
 def test_demo(foreign, tmp_path, capsys):
     assert run("demo", "-o", tmp_path / "demo", "--steps", 10) == 0
     out = capsys.readouterr().out

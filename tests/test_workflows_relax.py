@@ -69,6 +69,13 @@ def test_the_relaxed_structure_carries_its_own_results_and_no_old_labels():
     assert "REF_forces" in start.arrays and start.info
 
 
+def test_the_relaxed_structure_is_at_rest():
+    hot = strained_silicon()
+    hot.set_momenta(np.ones((len(hot), 3)))
+    assert not relax(hot, stillinger_weber()).atoms.get_momenta().any()
+    assert hot.get_momenta().all()
+
+
 def test_progress_is_reported():
     steps = []
     relax(strained_silicon(), stillinger_weber(), cell=True, progress=lambda done, total, note: steps.append(done))

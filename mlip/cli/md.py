@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -42,7 +43,8 @@ def command(
         structure: any file that ASE reads
         model: weights file or name of a bundled potential; default: the bundled one that covers the elements
         ensemble: nve (Verlet), nvt (Bussi) or npt (isotropic Martyna-Tobias-Klein)
-        temperature: K; default 300, in nve the velocities of the structure
+        temperature: K; default 300, in nve that of the velocities in the structure. Velocities are drawn where
+            there are none; nvt and npt begin with those in the structure
         pressure: GPa, npt only
         timestep: fs
         steps: total number of steps
@@ -76,6 +78,8 @@ def command(
     settings.check(atoms)
     if plot:
         check_plot(plot)
+    if ensemble == "nve" and temperature is None and not (resume or atoms.get_kinetic_energy()):
+        warnings.warn("the structure has no velocities: nve starts at rest; --temperature draws some", stacklevel=2)
     calculator = make_calculator(model, atoms, device=device, dtype=dtype)
     try:
         with progress(f"md {ensemble}") as update:

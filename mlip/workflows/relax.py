@@ -62,7 +62,7 @@ def relax(
     """Relax a structure; ``atoms`` is left as it is.
 
     Args:
-        atoms: structure; its constraints are kept.
+        atoms: structure; its constraints are kept, its velocities are not.
         calculator: any ASE calculator.
         cell: relax the lattice vectors too.
         pressure: external pressure, GPa (needs ``cell``).
@@ -84,6 +84,7 @@ def relax(
     if optimizer not in _OPTIMIZERS:
         raise InputError(f"optimizer must be one of {', '.join(_OPTIMIZERS)}; got {optimizer!r}")
     system = prepare(atoms, calculator)
+    system.arrays.pop("momenta", None)  # a minimum is at rest; MD from it must not begin with velocities of before
     if cell:
         require_crystal(atoms, "relaxing the cell")
     moving = FrechetCellFilter(system, scalar_pressure=pressure * units.GPa) if cell else system
