@@ -67,8 +67,12 @@ def test_old_file_survives_a_failed_save(potential: Potential, path: Path, monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", no_space)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="No space") as caught:
         potential.save(path)
+    assert caught.value.filename == str(path)
+    with pytest.raises(FileNotFoundError) as caught:
+        potential.save(path.parent / "missing" / "a.safetensors")
+    assert caught.value.filename == str(path.parent / "missing" / "a.safetensors")
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
 

@@ -258,6 +258,9 @@ def test_checkpoint_file(tmp_path):
     options, data = config().as_dict(), {"train_file": "abc"}
     save_checkpoint({"config": options, "data": data, "x": torch.arange(3)}, path)
     assert load_checkpoint(path, options | {"max_num_epochs": 7}, data)["x"].tolist() == [0, 1, 2]
+    with pytest.raises(TypeError):  # can't be pickled: the file of before stays
+        save_checkpoint({"config": options, "data": data, "x": (i for i in range(3))}, path)
+    assert load_checkpoint(path, options, data)["x"].tolist() == [0, 1, 2]
     assert [p.name for p in tmp_path.iterdir()] == ["c.pt"]
     with pytest.raises(InputError, match=r"--lr 0\.01 -> 0\.02"):
         load_checkpoint(path, options | {"lr": 0.02}, data)

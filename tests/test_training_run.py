@@ -71,7 +71,7 @@ def test_command_learns_and_writes_everything(tmp_path, data, capsys):
     assert set(result["errors"]) == {"train", "valid", "test"}
     rms = np.sqrt(np.mean(np.concatenate([a.arrays["REF_forces"] for a in argon(5, seed=9)]) ** 2))
     assert result["errors"]["test"]["forces_rmse_meV_per_A"] < 0.5 * 1000 * rms
-    for line in ("Data", "E0s / eV: Ar -1.5 (isolated atoms", "1 isolated atoms", "epoch 40/40"):
+    for line in ("Data", "E0s / eV: Ar -1.5 (isolated atoms", "isolated atoms, which do not train: 1", "epoch 40/40"):
         assert line in captured.err
     for noise in ("GPU available", "litlogger", "num_workers", "Warning", "`Trainer.fit` stopped"):
         assert noise not in captured.err

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import io
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mlip.checkpoint import write_atomically
 from mlip.errors import InputError, ModelFileError
 
 VERSION = 1
@@ -17,16 +18,9 @@ FREE_OPTIONS = frozenset({"max_num_epochs", "max_time", "patience", "restart_lat
 
 def save_checkpoint(state: dict[str, Any], path: Path) -> None:
     """Write `state` (tensors, numbers, strings and containers of them) atomically."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as stream:
-            torch.save({"version": VERSION, **state}, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    buffer = io.BytesIO()
+    torch.save({"version": VERSION, **state}, buffer)
+    write_atomically(path, buffer.getvalue())
 
 
 def load_checkpoint(path: Path, config: dict[str, Any], data: dict[str, str]) -> dict[str, Any]:
