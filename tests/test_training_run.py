@@ -243,6 +243,23 @@ def test_loss_that_is_not_a_number(data):
         train(config(data, max_num_epochs=50, lr=1e30, clip_grad=0))
 
 
+def test_weights_that_are_not_numbers_reach_no_checkpoint(data, monkeypatch):
+    """A gradient that overflows spoils the weights of a step whose own loss is fine."""
+    step = TrainingModule.optimizer_step
+
+    def overflow(module, *arguments, **options):
+        step(module, *arguments, **options)
+        if module.epoch == 2 and module.epoch_is_complete:
+            with torch.no_grad():
+                next(module.potential.parameters()).fill_(math.nan)
+
+    monkeypatch.setattr(TrainingModule, "optimizer_step", overflow)
+    with pytest.raises(MLIPError, match="weights are not finite after step 4 of epoch 2.*checkpoint holds"):
+        train(config(data, max_num_epochs=5, eval_interval=5))
+    kept = checkpoint(data.parent)
+    assert kept["epoch"] == 1 and all(w.isfinite().all() for w in kept["weights"].values())
+
+
 def test_missing_labels_train_nothing(tmp_path):
     """Only one structure has forces, none of the others may pull towards zero forces."""
     structures = argon(8)

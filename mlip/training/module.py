@@ -99,9 +99,13 @@ class TrainingModule(L.LightningModule):
     def _finite(self, value: float, where: str) -> float:
         if math.isfinite(value):
             return value
-        raise MLIPError(
-            f"the loss is {value} in epoch {self.epoch}, {where}; lower --lr or --clip_grad, or look for extreme "
-            "forces in the data. The last checkpoint holds the weights before this epoch"
+        raise self._diverged(f"the loss is {value} in epoch {self.epoch}, {where}")
+
+    @staticmethod
+    def _diverged(what: str) -> MLIPError:
+        return MLIPError(
+            f"{what}; lower --lr or --clip_grad, or look for extreme forces in the data. "
+            "The last checkpoint holds weights that were good"
         )
 
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:
@@ -172,13 +176,20 @@ class TrainingModule(L.LightningModule):
         return min(left, 60 * self.config.max_time - self.elapsed) if self.config.max_time else left
 
     def run_state(self) -> dict[str, Any]:
-        """All that the rest of the run depends on, between two steps: `losses` holds those of an unfinished epoch."""
+        """All that the rest of the run depends on, between two steps: `losses` holds those of an unfinished epoch.
+
+        Raises:
+            MLIPError: weights that are not finite; nothing could continue from them.
+        """
         complete = self.epoch_is_complete
+        weights = cpu_copy(dict(self.potential.named_parameters()))
+        if not all(bool(w.isfinite().all()) for w in weights.values()):
+            raise self._diverged(f"the weights are not finite after step {self.steps_done} of epoch {self.epoch}")
         return {
             "epoch": self.epoch if complete else self.epoch - 1,
             "losses": [] if complete else self._losses,
             "elapsed": self.elapsed,
-            "weights": cpu_copy(dict(self.potential.named_parameters())),
+            "weights": weights,
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
