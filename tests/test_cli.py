@@ -337,7 +337,7 @@ def test_parser_follows_the_signature(command):
     assert seen["extra"] == "more" and seen["wrap"] is True and seen["fast"] is False and seen["numbers"] is None
 
 
-def test_options_from_a_file(command, tmp_path):
+def test_options_from_a_file(command, tmp_path, capsys):
     seen = {}
 
     def function(steps: int = 1, fmax: float = 2.0) -> None:
@@ -347,6 +347,8 @@ def test_options_from_a_file(command, tmp_path):
     config = _write(tmp_path / "options.yaml", "steps: 7\nfmax: 0.5\n")
     assert run("info", "--config", config, "--fmax", 0.25) == 0
     assert seen["steps"] == 7 and seen["fmax"] == 0.25
+    assert run("info", "--config", _write(config, "steps: null\n")) == 2
+    assert_one_line(capsys, "--steps: expected a value, got null")
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device", "x.traj")])
@@ -394,9 +396,12 @@ def test_json_holds_no_nan():
     )
 
 
-def test_console_script_with_a_closed_pipe():
+@pytest.mark.parametrize(("end", "message"), [("| true", ""), ("> /dev/full", "stdout: No space left on device\n")])
+def test_console_script_whose_stdout_fails(end, message):
+    if "/dev/full" in end and not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
     root = Path(__file__).parents[1]
     process = subprocess.run(
-        f"{sys.executable} -m mlip --help | true", shell=True, cwd=root, capture_output=True, text=True, check=False
+        f"{sys.executable} -m mlip --help {end}", shell=True, cwd=root, capture_output=True, text=True, check=False
     )
-    assert "Traceback" not in process.stderr
+    assert "Traceback" not in process.stderr and process.stderr.endswith(message)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from mlip.cli.output import console, print_json, progress, table
+from mlip.cli.output import console, fixed, print_json, progress, table
 
 if TYPE_CHECKING:
     from mlip.workflows.elastic import ElasticResult
@@ -49,7 +49,7 @@ def command(
 def _show(result: ElasticResult) -> None:
     out = console()
     names = ("xx", "yy", "zz", "yz", "xz", "xy")
-    rows = [(name, *[f"{round(x, 2) + 0.0:.2f}" for x in row]) for name, row in zip(names, result.C, strict=True)]
+    rows = [(name, *[fixed([x], 2) for x in row]) for name, row in zip(names, result.C, strict=True)]
     out.print(table("stiffness (GPa), axes of the structure", ("", *names), rows, right=range(1, 7)))
     moduli = [
         ("bulk modulus", f"{result.bulk_modulus:.2f}"),

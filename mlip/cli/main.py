@@ -37,6 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _close_stdout()
         return 1
+    except OSError as error:  # stdout goes into a file on a full disk
+        if error.filename:
+            raise
+        print(f"mlip: error: stdout: {_one_line(error)}", file=sys.stderr)
+        _close_stdout()
+        return 1
 
 
 def _dispatch(arguments: list[str]) -> int:

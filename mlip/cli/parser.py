@@ -75,6 +75,9 @@ def parse(parser: Parser, arguments: Sequence[str]) -> dict[str, Any]:
     spelled = [re.sub(r"^--[^=]*", lambda found: "--" + found[0][2:].replace("-", "_"), word) for word in arguments]
     options = parser.parse_args(spelled).as_dict()
     options.pop("config", None)
+    for name, value in options.items():
+        if value is None and parser.get_default(name) is not None:
+            parser.error(f"--{name}: expected a value, got null")
     return options
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from mlip.cli.output import console, print_json, progress, table, to_json, writing
+from mlip.cli.output import console, fixed, print_json, progress, table, to_json, writing
 
 if TYPE_CHECKING:
     from mlip.workflows.phonons import PhononResult
@@ -82,9 +82,8 @@ def _write(result: PhononResult, folder: Path, title: str) -> None:
 
 
 def _show(result: PhononResult, output: Path | None) -> None:
-    frequencies = ", ".join(f"{f:.3f}" for f in result.frequencies_gamma_THz)
     rows = [
-        ("frequencies at Γ", f"{frequencies} THz"),
+        ("frequencies at Γ", f"{fixed(result.frequencies_gamma_THz, 3)} THz"),
         ("highest frequency", f"{result.frequency_max_THz:.3f} THz"),
         ("imaginary modes", str(result.imaginary)),
         ("heat capacity, 300 K", f"{result.heat_capacity_300K:.3f} J/K/mol"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from mlip.cli.output import console, print_json, progress, table
+from mlip.cli.output import console, fixed, print_json, progress, table
 
 if TYPE_CHECKING:
     from mlip.workflows.relax import RelaxResult
@@ -72,16 +72,17 @@ def _show(result: RelaxResult, output: Path | None) -> None:
     """Print the result as a table."""
     from mlip.units import EV_PER_A3_TO_GPA
 
-    lengths_angles = result.atoms.cell.cellpar()
+    cell = result.atoms.cell
     rows = [
         ("energy", f"{result.energy:.6f} eV  ({result.energy - result.initial_energy:+.6f})"),
         ("largest force", f"{result.forces_max:.2e} eV/Å"),
-        ("cell lengths", " ".join(f"{x:.4f}" for x in lengths_angles[:3]) + " Å"),
-        ("cell angles", " ".join(f"{x:.3f}" for x in lengths_angles[3:]) + "°"),
     ]
+    if cell.rank:
+        rows.append(("cell lengths", f"{fixed(cell.lengths(), 4)} Å"))
+        rows.append(("cell angles", f"{fixed(cell.angles(), 3)}°"))
     if result.stress is not None and result.volume is not None:
         rows.append(("volume", f"{result.volume:.4f} Å³"))
-        rows.append(("stress", " ".join(f"{x * EV_PER_A3_TO_GPA:.4f}" for x in result.stress) + " GPa"))
+        rows.append(("stress", f"{fixed(result.stress * EV_PER_A3_TO_GPA, 4)} GPa"))
     title = f"{result.atoms.get_chemical_formula()}: " + (
         f"converged in {result.steps} steps" if result.converged else f"NOT converged in {result.steps} steps"
     )
