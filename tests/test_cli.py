@@ -169,6 +169,8 @@ def test_of_several_structures_the_last_is_used(foreign, tmp_path, capsys):
     assert "the last one is used" in err
     assert run("relax", f"{tmp_path / 'two.extxyz'}@0", "--json", "--steps", 0) in (0, 1)
     assert json.loads(capsys.readouterr().out)["volume"] == pytest.approx(5.2**3)
+    assert run("relax", f"{tmp_path / 'two.extxyz'}@2") == 1
+    assert_one_line(capsys, "no structure of this index")
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,8 @@ def _read_images(path: Path) -> list[Atoms]:
             raise InputError(f"{path} is not a structure that ASE can read: {error}") from error
         raise
     except Exception as error:
+        if chosen and isinstance(error, StopIteration | IndexError):
+            raise InputError(f"{path}: there is no structure of this index") from error
         reason = ": ".join(filter(None, (type(error).__name__, " ".join(str(error).split()))))
         raise InputError(f"{path} is not a structure that ASE can read ({reason})") from error
     return found if isinstance(found, list) else [found]

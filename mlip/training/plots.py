@@ -27,17 +27,19 @@ def plot_learning_curve(history: Sequence[dict[str, Any]], path: Path) -> None:
         ("stress", "GPa", EV_PER_A3_TO_GPA),
     ]
     shown = [e for e in errors if any(f"valid_{e[0]}_rmse" in r for r in history)]
+    marker = "." if len(history) == 1 else ""  # one point makes no line
     figure = Figure(figsize=(3.6 * (len(shown) + 2), 3.2), layout="constrained")
     axes = figure.subplots(1, len(shown) + 2)
-    axes[0].plot(epochs, [r["loss"] for r in history], color=COLORS["train"], label="training")
-    axes[0].plot(epochs, [r["valid_loss"] for r in history], color=COLORS["valid"], label="validation")
+    axes[0].plot(epochs, [r["loss"] for r in history], color=COLORS["train"], marker=marker, label="training")
+    valid = [r["valid_loss"] for r in history]
+    axes[0].plot(epochs, valid, color=COLORS["valid"], marker=marker, label="validation")
     axes[0].set_ylabel("loss")
     axes[0].legend(frameon=False)
     for axis, (name, unit, factor) in zip(axes[1:-1], shown, strict=True):
         values = [factor * r.get(f"valid_{name}_rmse", float("nan")) for r in history]
-        axis.plot(epochs, values, color=COLORS["valid"])
+        axis.plot(epochs, values, color=COLORS["valid"], marker=marker)
         axis.set_ylabel(f"validation {name} RMSE / {unit}")
-    axes[-1].plot(epochs, [r["lr"] for r in history], color=COLORS["train"])
+    axes[-1].plot(epochs, [r["lr"] for r in history], color=COLORS["train"], marker=marker)
     axes[-1].set_ylabel("learning rate")
     for axis in axes:
         axis.set_xlabel("epoch")
