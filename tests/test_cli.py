@@ -20,8 +20,6 @@ from stillinger_weber import LATTICE_CONSTANT, silicon, stillinger_weber
 
 from mlip.cli import main
 from mlip.cli.main import COMMANDS
-from mlip.cli.output import to_json
-from mlip.cli.structures import read_structure
 from mlip.workflows.tour import strained_silicon
 
 
@@ -213,12 +211,6 @@ def test_impossible_requests(monkeypatch, tmp_path, capsys, arguments, message):
     assert_one_line(capsys, message)
 
 
-@pytest.mark.parametrize("name", ["POSCAR", "si.vasp", "si.gen", "si.res", "si.xsf", "si.cif", "si.json", "si.traj"])
-def test_formats_of_one_and_of_many_structures(tmp_path, name):
-    write(tmp_path / name, silicon())
-    assert read_structure(tmp_path / name).get_volume() == pytest.approx(silicon().get_volume(), rel=1e-4)
-
-
 def test_full_disk(foreign, relaxed, tmp_path, capsys, monkeypatch):
     from mlip.workflows.md_files import TrajectoryFile
 
@@ -389,13 +381,6 @@ def test_warnings_are_one_line_on_stderr(command, capsys):
     command(function)
     assert main(["info"]) == 0
     assert capsys.readouterr().err == "mlip info: warning: look here\n"
-
-
-def test_json_holds_no_nan():
-    value = {"a": np.float64("nan"), "b": np.arange(2), "c": (1, float("inf")), "d": Path("x"), "e": True}
-    assert (
-        json.dumps(to_json(value), allow_nan=False) == '{"a": null, "b": [0, 1], "c": [1, null], "d": "x", "e": true}'
-    )
 
 
 @pytest.mark.parametrize(("end", "message"), [("| true", ""), ("> /dev/full", "stdout: No space left on device\n")])

@@ -1,0 +1,27 @@
+"""What the commands share: structures read from files, values made ready for JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase.io import write
+from stillinger_weber import silicon
+
+from mlip.cli.output import to_json
+from mlip.cli.structures import read_structure
+
+
+@pytest.mark.parametrize("name", ["POSCAR", "si.vasp", "si.gen", "si.res", "si.xsf", "si.cif", "si.json", "si.traj"])
+def test_formats_of_one_and_of_many_structures(tmp_path, name):
+    write(tmp_path / name, silicon())
+    assert read_structure(tmp_path / name).get_volume() == pytest.approx(silicon().get_volume(), rel=1e-4)
+
+
+def test_json_holds_no_nan():
+    value = {"a": np.float64("nan"), "b": np.arange(2), "c": (1, float("inf")), "d": Path("x"), "e": True}
+    assert (
+        json.dumps(to_json(value), allow_nan=False) == '{"a": null, "b": [0, 1], "c": [1, null], "d": "x", "e": true}'
+    )
