@@ -1,12 +1,14 @@
 """Our weights file: one safetensors file, tensors plus a JSON header. Never pickle.
 
-The header holds the architecture, its hyperparameters, E0s, scale and shift, units, dtype and provenance.
+The header holds the architecture, its hyperparameters, E0s, scale and shift, units, dtype, provenance, and a SHA-256 of
+all that and the tensors, so that a flipped bit or an edited number is noticed.
 `FORMAT_VERSION` grows with each change of the format; `_upgrade` brings an older header to the present one, and files
 of every version stay in the tests.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -62,8 +64,21 @@ def save_potential(potential: Potential, path: str | PathLike[str]) -> None:
         "metadata": potential.metadata,
     }
     tensors = {name: t.detach().cpu().contiguous() for name, t in potential.model.state_dict().items()}
+    header = json.loads(json.dumps(header))  # as it will be read: JSON knows no tuples and no numbers as keys
+    header["sha256"] = digest(header, tensors)
     data = save(tensors, metadata={"mlip": json.dumps(header, ensure_ascii=False)})
     write_atomically(path, data)
+
+
+def digest(header: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    """SHA-256 (hexadecimal) of a header, but for its entry `sha256`, and of the tensors."""
+    rest = {key: value for key, value in header.items() if key != "sha256"}
+    sha = hashlib.sha256(json.dumps(rest, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.numpy().tobytes())
+    return sha.hexdigest()
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -135,21 +150,26 @@ def _check_numbers(tensors: dict[str, Tensor], dtype: torch.dtype) -> None:
 
 
 def load_potential(
-    path: str | PathLike[str], device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+    path: str | PathLike[str], device: str | torch.device = "cpu", dtype: torch.dtype | str | None = None
 ) -> Potential:
-    """Read a potential; `dtype` None keeps the dtype of the file.
+    """Read a potential; `dtype` ("float64", torch.float32, ...) None keeps that of the file.
 
     Raises:
         ModelFileError: as `read_header`, or the tensors do not fit the header.
         FileNotFoundError: there is no such file.
-        InputError: a device that torch can't use.
+        InputError: a device that torch can't use, a dtype that is neither float32 nor float64.
     """
+    wanted = DTYPES.get(str(dtype).removeprefix("torch."))
+    if dtype is not None and wanted is None:
+        raise InputError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
     device, header = usable_device(device), read_header(path)
     try:
-        model = ARCHITECTURES[header["architecture"]](**header["hyperparameters"])
-        model.to(DTYPES[header["dtype"]])
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if header["sha256"] != digest(header, tensors):
+            raise ModelFileError("the checksum is that of another content")
+        model = ARCHITECTURES[header["architecture"]](**header["hyperparameters"])
+        model.to(DTYPES[header["dtype"]])
         _check_numbers(tensors, model.dtype)
         model.load_state_dict(tensors)
         potential = Potential(
@@ -161,8 +181,8 @@ def load_potential(
         )
     except _MISFITS as error:
         raise ModelFileError(
-            f"{path}: the weights do not fit the header ({type(error).__name__}: {error}); "
-            "the file is damaged or was edited"
+            f"{path}: header and weights do not fit ({type(error).__name__}: {error}); "
+            "the file is damaged or was edited. Take it from its source again"
         ) from error
     potential.requires_grad_(False)
-    return potential.to(device=device, dtype=dtype or potential.dtype)
+    return potential.to(device=device, dtype=wanted or potential.dtype)

@@ -101,8 +101,13 @@ class Potential(nn.Module):
 
         Raises:
             UnknownElementError: an element the model does not know.
-            InputError: stress of a structure without a three-dimensional cell.
+            InputError: not an AtomGraph; stress of a structure without a three-dimensional cell.
         """
+        if not isinstance(graph, AtomGraph):
+            raise InputError(
+                f"a potential takes an AtomGraph, not {type(graph).__name__}; make one with "
+                "mlip.convert.atoms_to_graph(atoms, potential.cutoff), or use mlip.MLIPCalculator"
+            )
         if (forces or stress) and torch.is_inference_mode_enabled():
             with torch.inference_mode(False):  # inside that mode the derivatives would all be zero
                 return self.forward(AtomGraph(*(t.clone() for t in graph)), forces, stress, training)

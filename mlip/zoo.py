@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from mlip.checkpoint import load_potential
-from mlip.errors import ModelFileError
+from mlip.errors import InputError, ModelFileError
 from mlip.potential import Potential
 
 
@@ -25,6 +25,8 @@ def model_path(name_or_path: str | PathLike[str]) -> Path:
     Raises:
         ModelFileError: neither a bundled name nor an existing file.
     """
+    if not isinstance(name_or_path, str | PathLike):
+        raise InputError(f"model {name_or_path!r}: expected a bundled name or the path of a weights file")
     bundled = bundled_models()
     if str(name_or_path) in bundled:
         return bundled[str(name_or_path)]
@@ -40,12 +42,12 @@ def model_path(name_or_path: str | PathLike[str]) -> Path:
 
 
 def load(
-    name_or_path: str | PathLike[str], device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+    name_or_path: str | PathLike[str], device: str | torch.device = "cpu", dtype: torch.dtype | str | None = None
 ) -> Potential:
     """A potential by bundled name, such as "silicon", or from a weights file; `dtype` None keeps that of the file.
 
     Raises:
         ModelFileError: no such model, or a file that is corrupt, foreign or written by a newer version.
-        InputError: a device that torch can't use.
+        InputError: a device that torch can't use, a dtype that is neither float32 nor float64.
     """
     return load_potential(model_path(name_or_path), device, dtype)

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import mlip
-from mlip.checkpoint import FORMAT_VERSION, read_header
+from mlip.checkpoint import FORMAT_VERSION, digest, read_header
 from mlip.errors import InputError, ModelFileError
 from mlip.models import MACE
 from mlip.potential import Potential
@@ -103,7 +103,35 @@ def rewrite(path: Path, **changes: object) -> None:
     with safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()["mlip"]) | changes
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    header["sha256"] = digest(header, tensors)
     save_file(tensors, path, metadata={"mlip": json.dumps(header)})
+
+
+def test_every_flipped_bit_and_edited_number_is_noticed(path: Path) -> None:
+    whole = path.read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    for place in (length + 9, (length + len(whole)) // 2, len(whole) - 1):  # in the tensors
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(ModelFileError, match="checksum"):
+            mlip.load(path)
+    path.write_bytes(whole.replace(b"-432.1234567890123", b"-432.1234567890124"))
+    with pytest.raises(ModelFileError, match="checksum"):
+        mlip.load(path)
+    path.write_bytes(whole)
+    assert mlip.load(path).E0s[8] == -432.1234567890123
+
+
+def test_metadata_of_any_json_kind(potential: Potential, path: Path) -> None:
+    potential.metadata = {"a": (1, 2), "E0s": {14: 1.0, 8: 2.0, 1: 0.1}}
+    potential.save(path)
+    assert mlip.load(path).metadata == {"a": [1, 2], "E0s": {"14": 1.0, "8": 2.0, "1": 0.1}}
+
+
+@pytest.mark.parametrize("name", ["float64", torch.float64])
+def test_dtype_by_name(path: Path, name: str | torch.dtype) -> None:
+    assert mlip.load(path, dtype=name).dtype == torch.float64
+    with pytest.raises(InputError, match="expected one of float32, float64"):
+        mlip.load(path, dtype="float16")
 
 
 @pytest.mark.parametrize(
@@ -141,7 +169,7 @@ def test_wrong_headers(path: Path, changes: dict[str, object], message: str) -> 
 )
 def test_wrong_hyperparameters(path: Path, name: str, value: object, message: str) -> None:
     rewrite(path, hyperparameters=read_header(path)["hyperparameters"] | {name: value})
-    with pytest.raises(ModelFileError, match=rf"do not fit the header \(InputError: {message}"):
+    with pytest.raises(ModelFileError, match=rf"do not fit \(InputError: {message}"):
         mlip.load(path)
 
 
@@ -177,6 +205,8 @@ def test_names(tmp_path: Path) -> None:
         mlip.load("silcon")
     with pytest.raises(ModelFileError, match="folder"):
         mlip.load(tmp_path)
+    with pytest.raises(InputError, match="bundled name or the path"):
+        mlip.load(None)  # type: ignore[arg-type]
 
 
 def test_version_1_stays_readable() -> None:

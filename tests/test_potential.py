@@ -102,6 +102,8 @@ def test_stress_needs_a_volume() -> None:
 
 
 def test_wrong_arguments() -> None:
+    with pytest.raises(InputError, match="takes an AtomGraph, not Atoms"):
+        make()(bulk("Si"))
     model = MACE([14, 6], 4.0, "4x0e", l_max=1, correlation=1, radial_mlp=(8,))
     with pytest.raises(InputError, match="no reference energy E0 for C"):
         Potential(model, {14: 0.0})
