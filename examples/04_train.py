@@ -21,7 +21,7 @@ options = {
     "batch_size": 4, "lr": 0.02, "scheduler": "cosine", "ema_decay": 0.95, "max_num_epochs": 50,
 }  # fmt: skip
 arguments = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-subprocess.run([sys.executable, "-m", "mlip", "train", *arguments], check=True)
+subprocess.run([sys.executable, "-m", "mlip", "train", "--overwrite", *arguments], check=True)
 
 frame = read(here / "data/silicon_test.extxyz", 0)
 frame.calc = MLIPCalculator(here / "output/small.safetensors")

@@ -49,7 +49,17 @@ def data(tmp_path) -> Path:
 
 
 def config(data: Path, **options) -> TrainingConfig:
-    return TrainingConfig(**{"train_file": str(data), "work_dir": str(data.parent), **TINY, **options})
+    defaults = {"train_file": str(data), "work_dir": str(data.parent), "overwrite": True, **TINY}
+    return TrainingConfig(**(defaults | options))
+
+
+def test_an_earlier_run_is_not_overwritten(data: Path) -> None:
+    train(config(data, max_num_epochs=1, overwrite=False))
+    before = {path.name: path.read_bytes() for path in data.parent.iterdir()}
+    with pytest.raises(InputError, match="--restart_latest, replace it with --overwrite"):
+        train(config(data, max_num_epochs=1, overwrite=False))
+    assert {path.name: path.read_bytes() for path in data.parent.iterdir()} == before
+    train(config(data, max_num_epochs=1, overwrite=True))
 
 
 def arguments(options: dict) -> list[str]:

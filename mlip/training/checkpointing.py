@@ -13,7 +13,9 @@ from mlip.errors import InputError, ModelFileError
 
 VERSION = 1
 #: Options that may differ between a run and its continuation.
-FREE_OPTIONS = frozenset({"max_num_epochs", "max_time", "patience", "restart_latest", "plot", "device", "work_dir"})
+FREE_OPTIONS = frozenset(
+    {"max_num_epochs", "max_time", "patience", "restart_latest", "overwrite", "plot", "device", "work_dir"}
+)
 
 
 def save_checkpoint(state: dict[str, Any], path: Path) -> None:

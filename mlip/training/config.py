@@ -79,6 +79,7 @@ class TrainingConfig:
         device: where to train
         default_dtype: precision of weights, forces and stresses; energies and losses are summed in float64 always
         restart_latest: continue from the latest checkpoint of this name in work_dir, if there is one
+        overwrite: replace an earlier run of this name in work_dir, which is refused otherwise
         plot: draw the learning curve and the parity plots (--no_plot: do not)
     """
 
@@ -131,6 +132,7 @@ class TrainingConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     default_dtype: Literal["float32", "float64"] = "float32"
     restart_latest: bool = False
+    overwrite: bool = False
     plot: bool = True
 
     def __post_init__(self) -> None:

@@ -67,6 +67,7 @@ def train(config: TrainingConfig, console: Console | None = None) -> TrainingRes
 
 def _train(config: TrainingConfig, console: Console) -> TrainingResult:
     Path(config.work_dir).mkdir(parents=True, exist_ok=True)
+    _keep_earlier_run(config)
     data = load_data(config)
     potential = build_potential(config, data).to(_device(config))
     console.print(report.data_table(data))
@@ -81,6 +82,16 @@ def _train(config: TrainingConfig, console: Console) -> TrainingResult:
     load_weights(potential, module.best.weights)
     potential.requires_grad_(False)
     return _finish(config, data, module, console)
+
+
+def _keep_earlier_run(config: TrainingConfig) -> None:
+    """Refuse to begin afresh over the checkpoint of an earlier run."""
+    checkpoint = config.file("_checkpoint.pt")
+    if checkpoint.exists() and not (config.restart_latest or config.overwrite):
+        raise InputError(
+            f"{checkpoint} is of an earlier run; continue it with --restart_latest, replace it with --overwrite, "
+            "or take another --name or --work_dir"
+        )
 
 
 def _device(config: TrainingConfig) -> str:
