@@ -70,7 +70,7 @@ class VerletList:
         deformation = np.eye(3) if np.array_equal(cell, self._cell) else _deformation(self._cell, cell, atoms.pbc)
         if deformation is None:
             return False
-        smallest = 1.0 if np.array_equal(cell, self._cell) else float(np.linalg.svd(deformation, compute_uv=False)[-1])
+        smallest = float(np.linalg.svd(deformation, compute_uv=False)[-1])
         moved = atoms.positions - self._positions @ deformation
         furthest = float(np.sqrt((moved**2).sum(axis=1).max(initial=0.0)))
         # The margin covers rounding of coordinates far from the origin.
