@@ -46,14 +46,13 @@ class VerletList:
             self._graph = atoms_to_graph(atoms, self.cutoff + self.skin, device=device)
             self._positions, self._cell = atoms.positions.copy(), np.array(atoms.cell)
             self.builds += 1
-            moved = self._graph
-        else:
-            moved = self._graph._replace(
-                positions=torch.tensor(atoms.positions, device=device),
-                cell=torch.tensor(np.array(atoms.cell), device=device).unsqueeze(0),
-            )
-            check_distances(moved)
-        return moved.within(self.cutoff) if self.skin else moved
+            return self._graph.within(self.cutoff)
+        moved = self._graph._replace(
+            positions=torch.tensor(atoms.positions, device=device),
+            cell=torch.tensor(np.array(atoms.cell), device=device).unsqueeze(0),
+        ).within(self.cutoff)
+        check_distances(moved)
+        return moved
 
     def _holds(self, atoms: Atoms, graph: AtomGraph) -> bool:
         """Whether the list built for `graph` is complete for `atoms`."""

@@ -126,13 +126,15 @@ def test_weight_average():
         average.update()
         decay = min(0.99, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * (1.0 + step)
-    with average.applied():
-        assert module.weight.item() == pytest.approx(expected)
+    average.swap()
+    assert module.weight.item() == pytest.approx(expected)
+    average.swap()
     assert module.weight.item() == 5.0
     restored = WeightAverage(module, 0.99)
     restored.load_state_dict(average.state_dict())
-    with restored.applied():
-        assert module.weight.item() == pytest.approx(expected)
+    restored.swap()
+    assert module.weight.item() == pytest.approx(expected)
+    restored.swap()
 
 
 def test_no_weight_average_is_the_weights():
@@ -140,8 +142,9 @@ def test_no_weight_average_is_the_weights():
     average = WeightAverage(module, None)
     nn.init.constant_(module.weight, 7.0)
     average.update()
-    with average.applied():
-        assert module.weight.item() == 7.0
+    average.swap()
+    assert module.weight.item() == 7.0
+    average.swap()
 
 
 def schedule(**options) -> Schedule:

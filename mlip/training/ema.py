@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -30,15 +29,6 @@ class WeightAverage:
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         torch._foreach_lerp_(self.average, self.parameters, 1 - decay)
-
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """The module holds the averaged weights inside the context."""
-        self.swap()
-        try:
-            yield
-        finally:
-            self.swap()
 
     def swap(self) -> None:
         """Exchange the weights and their average; nothing is copied."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from ase import Atoms
@@ -64,11 +64,6 @@ def joined(answers: Sequence[Answer]) -> Answer:
         stress=np.concatenate(stresses) if len(stresses) == len(answers) else None,
         n_atoms=np.concatenate([a.n_atoms for a in answers]),
     )
-
-
-def without_stress(answer: Answer) -> Answer:
-    """Return the answer with energy and forces only."""
-    return replace(answer, stress=None)
 
 
 def predict(potential: Potential, structures: Sequence[Atoms], cutoff: float | None = None) -> Prediction:
