@@ -5,63 +5,85 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from os import PathLike
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from ase import Atoms
-from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.calculators.calculator import PropertyNotImplementedError, all_changes
+from torch import Tensor
 
+from mlip.calculators.committee import Committee, CommitteePrediction
+from mlip.calculators.deviations import DEVIATIONS, DeviatingCalculator
 from mlip.calculators.verlet import VerletList
 from mlip.checkpoint import DTYPES
 from mlip.convert import atoms_to_graph
 from mlip.errors import InputError
-from mlip.potential import Potential, usable_device
+from mlip.potential import Potential, Prediction, usable_device
 from mlip.units import full_3x3_to_voigt_6
 from mlip.zoo import load
 
 #: Atoms evaluated in one batch by `MLIPCalculator.evaluate`, a bound on memory.
 BATCH_ATOMS = 2048
 
+Model: TypeAlias = Potential | str | PathLike[str]
 
-class MLIPCalculator(Calculator):
-    """ASE calculator of a `Potential`.
+
+class MLIPCalculator(DeviatingCalculator):
+    """ASE calculator of a `Potential`, or of a committee of several.
 
     Gives `energy`, `free_energy` (the same: there is no electronic entropy), `energies` per atom, `forces`, and
     `stress` (Voigt, eV/Å³, positive under tension) for structures with a three-dimensional cell. Only what is asked
     for is computed. Initial charges and magnetic moments play no part.
 
+    A list of models is a committee: each result is the mean over its members, and the attributes `energy_std` (eV, of
+    the total energy), `forces_std` (N, 3) (eV/Å) and `stress_std` (6,) (eV/Å³) are their standard deviations about it,
+    √(Σ(x_m - x̄)² / M). A list of one model is that model.
+
     Args:
-        model: a potential, a bundled name such as "silicon", or a weights file.
+        model: a potential, a bundled name such as "silicon", or a weights file; or a list of such.
         device: "cpu", "cuda", ...; "auto" takes the GPU if there is one.
         dtype: precision of the network, "float64" or "float32"; positions and energies are float64 always.
         skin: extra radius in Å of the neighbor list; it is searched again only when atoms or cell moved too far.
+        head: name of the head to use, of each model given; None takes a model's own choice.
 
     Raises:
         ModelFileError: no such model.
-        InputError: options that can't be; later, structures that can't be evaluated.
-        UnknownElementError: when evaluated on an element the model does not know.
+        InputError: options that can't be, no head of that name; later, structures that can't be evaluated.
+        UnknownElementError: when evaluated on an element the model, or a member of the committee, does not know.
     """
 
     implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]  # noqa: RUF012
-    default_parameters: dict[str, Any] = {"device": "auto", "dtype": "float64", "skin": 0.5}  # noqa: RUF012
+    default_parameters: dict[str, Any] = {  # noqa: RUF012
+        "device": "auto",
+        "dtype": "float64",
+        "skin": 0.5,
+        "head": None,
+    }
     ignored_changes = {"initial_charges", "initial_magmoms"}  # noqa: RUF012
 
     def __init__(
         self,
-        model: Potential | str | PathLike[str],
+        model: Model | Sequence[Model],
         device: str = "auto",
         dtype: str = "float64",
         skin: float = 0.5,
+        head: str | None = None,
     ) -> None:
         if dtype not in DTYPES:
             raise InputError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
-        name = type(model.model).__name__ if isinstance(model, Potential) else str(model)
-        super().__init__(model=name, device=device, dtype=dtype, skin=skin)
+        models: list[Any] = list(model) if isinstance(model, list | tuple) else [model]
+        if not models:
+            raise InputError("an empty list of models; expected at least one")
+        names = [type(m.model).__name__ if isinstance(m, Potential) else str(m) for m in models]
+        committee = len(models) > 1
+        super().__init__(
+            committee, model=names if committee else names[0], device=device, dtype=dtype, skin=skin, head=head
+        )
         self.device = usable_device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-        # `Module.to` works in place: never on the caller's potential.
-        potential = deepcopy(model) if isinstance(model, Potential) else load(model)
-        self.potential = potential.requires_grad_(False).to(device=self.device, dtype=DTYPES[dtype])
+        members = [_own(m, head) for m in models]
+        self.potential: Potential | Committee = Committee(members, names) if committee else members[0]
+        self.potential.requires_grad_(False).to(device=self.device, dtype=DTYPES[dtype])
         self._neighbors = VerletList(self.potential.cutoff, skin)
 
     def set(self, **options: Any) -> dict[str, Any]:
@@ -82,9 +104,9 @@ class MLIPCalculator(Calculator):
         system_changes: Sequence[str] = tuple(all_changes),
     ) -> None:
         """Compute `properties` of `atoms`; ASE's entry point, called when the cached results do not hold."""
-        super().calculate(atoms, list(properties), list(system_changes))
-        assert self.atoms is not None  # the copy that ASE's base class has just made
-        self.results = {}  # an error below leaves none behind that are of other atoms
+        super().calculate(atoms, properties, system_changes)
+        if self.atoms is None:
+            raise InputError("no structure given; expected an ase.Atoms")
         stress = "stress" in properties
         if stress and self.atoms.cell.rank < 3:
             raise PropertyNotImplementedError(
@@ -94,18 +116,10 @@ class MLIPCalculator(Calculator):
         _require_atoms(self.atoms)
         graph = self._neighbors.graph(self.atoms, self.device)
         prediction = self.potential(graph, forces="forces" in properties or stress, stress=stress)
-        energy = prediction.energy.item()
-        results: dict[str, Any] = {
-            "energy": energy,
-            "free_energy": energy,
-            "energies": prediction.atom_energies.cpu().numpy(),
-        }
-        if prediction.forces is not None:
-            results["forces"] = prediction.forces.to(torch.float64).cpu().numpy()
-        if prediction.stress is not None:
-            results["stress"] = full_3x3_to_voigt_6(prediction.stress[0].cpu().numpy())
-        _require_finite(results)
-        self.results = results
+        (found,) = _by_structure(prediction, [len(self.atoms)])
+        _require_finite(found)
+        self.deviations = {name: found.pop(name) for name in DEVIATIONS if name in found}
+        self.results = {**found, "free_energy": found["energy"], "energies": prediction.atom_energies.cpu().numpy()}
 
     def evaluate(
         self, structures: Sequence[Atoms], forces: bool = True, stress: bool = False, batch_atoms: int = BATCH_ATOMS
@@ -113,7 +127,8 @@ class MLIPCalculator(Calculator):
         """Results of many structures, in batches of at most `batch_atoms` atoms (a larger structure goes alone).
 
         Returns:
-            For each structure `energy`, and as asked `forces` (N, 3) and `stress` (6,), as in `results`.
+            For each structure `energy`, and as asked `forces` (N, 3) and `stress` (6,), as in `results`; of a committee
+            also `energy_std`, `forces_std`, `stress_std`.
 
         Raises:
             InputError, UnknownElementError: as for a single structure.
@@ -124,17 +139,37 @@ class MLIPCalculator(Calculator):
         for batch in _batches(structures, batch_atoms):
             graph = atoms_to_graph(batch, self.potential.cutoff, device=self.device)
             prediction = self.potential(graph, forces=forces, stress=stress)
-            sizes = [len(atoms) for atoms in batch]
-            split_forces = None if prediction.forces is None else prediction.forces.to(torch.float64).cpu().split(sizes)
-            for k, energy in enumerate(prediction.energy.tolist()):
-                result: dict[str, Any] = {"energy": energy}
-                if split_forces is not None:
-                    result["forces"] = split_forces[k].numpy()
-                if prediction.stress is not None:
-                    result["stress"] = full_3x3_to_voigt_6(prediction.stress[k].cpu().numpy())
+            results = _by_structure(prediction, [len(atoms) for atoms in batch])
+            for result in results:
                 _require_finite(result)
-                out.append(result)
+            out += results
         return out
+
+
+def _own(model: Model, head: str | None) -> Potential:
+    """A potential of the calculator's own: `Module.to` works in place, and must not on the caller's."""
+    if not isinstance(model, Potential):
+        return load(model) if head is None else load(model, head=head)  # type: ignore[call-arg]
+    return deepcopy(model) if head is None else model.with_head(head)
+
+
+def _by_structure(prediction: Prediction | CommitteePrediction, sizes: Sequence[int]) -> list[dict[str, Any]]:
+    """Energy, forces and stress with their deviations, as far as there are any, of each structure of a batch."""
+    results: list[dict[str, Any]] = [{} for _ in sizes]
+    for name in ("energy", "forces", "stress", *DEVIATIONS):
+        value: Tensor | None = getattr(prediction, name, None)
+        if value is None:
+            continue
+        value = value.to(torch.float64).cpu()
+        if name.startswith("energy"):
+            parts: list[Any] = value.tolist()
+        elif name.startswith("forces"):
+            parts = [part.numpy() for part in value.split(list(sizes))]
+        else:
+            parts = [full_3x3_to_voigt_6(part.numpy()) for part in value]
+        for result, part in zip(results, parts, strict=True):
+            result[name] = part
+    return results
 
 
 def _require_atoms(atoms: Atoms) -> None:

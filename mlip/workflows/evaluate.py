@@ -76,12 +76,13 @@ def evaluate(
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}; expected at least 1")
     labelled = data if isinstance(data, LabelledData) else label_structures(data, keys)
-    potential = model.potential if isinstance(model, MLIPCalculator) else model
-    if isinstance(potential, Potential):
-        check_elements(labelled.structures, potential.elements, labelled.source)
-        answers = _batched(potential, labelled, batch_size)
+    if isinstance(model, MLIPCalculator) and isinstance(model.potential, Potential):  # and no committee
+        model = model.potential
+    if isinstance(model, Potential):
+        check_elements(labelled.structures, model.elements, labelled.source)
+        answers = _batched(model, labelled, batch_size)
     else:
-        answers = _one_by_one(potential, labelled.structures)
+        answers = _one_by_one(model, labelled.structures)
     total, predictions = Errors(), []
     groups: dict[str, Errors] = {}
     for structure, prediction in zip(labelled.structures, answers, strict=True):

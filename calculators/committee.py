@@ -1,0 +1,100 @@
+"""A committee: several potentials as one, whose answers are the means, with the spread between its members."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mlip.errors import InputError, UnknownElementError
+from mlip.graph import AtomGraph
+from mlip.potential import Potential, Prediction
+
+
+class CommitteePrediction(NamedTuple):
+    """What a committee says of a batch of B structures with N atoms: means, and standard deviations of each number.
+
+    The deviation is that of the members about their mean, √(Σ(x_m - x̄)² / M): of the population, as numpy's and torch's
+    `correction=0`.
+    """
+
+    energy: Tensor  # (B,) eV
+    atom_energies: Tensor  # (N,) eV
+    forces: Tensor | None  # (N, 3) eV/Å
+    stress: Tensor | None  # (B, 3, 3) eV/Å³
+    energy_std: Tensor  # (B,) eV, of the total energy
+    forces_std: Tensor | None  # (N, 3) eV/Å
+    stress_std: Tensor | None  # (B, 3, 3) eV/Å³
+
+
+class Committee(nn.Module):
+    """Evaluates like a `Potential`; every member sees exactly the pairs within its own cutoff.
+
+    Args:
+        members: at least two potentials, on one device.
+        names: what to call each in messages.
+
+    Raises:
+        InputError: the members have no element in common.
+    """
+
+    def __init__(self, members: Sequence[Potential], names: Sequence[str]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.names = tuple(names)
+        #: Å, the largest of the members'.
+        self.cutoff = max(member.cutoff for member in members)
+        #: Atomic numbers that every member knows.
+        self.elements = tuple(sorted(set.intersection(*(set(member.elements) for member in members))))
+        if not self.elements:
+            raise InputError(f"the members of the committee ({', '.join(names)}) have no element in common")
+
+    @property
+    def potentials(self) -> tuple[Potential, ...]:
+        """The members."""
+        return tuple(self.members)  # type: ignore[arg-type]
+
+    @property
+    def device(self) -> torch.device:
+        return self.potentials[0].device
+
+    def forward(self, graph: AtomGraph, forces: bool = True, stress: bool = True) -> CommitteePrediction:
+        """Evaluate a batch with pairs up to the committee's cutoff at least.
+
+        Raises:
+            UnknownElementError: an element that a member does not know.
+            InputError: stress of a structure without a three-dimensional cell.
+        """
+        for number, (name, member) in enumerate(zip(self.names, self.potentials, strict=True), start=1):
+            try:
+                member.model.species(graph.numbers)
+            except UnknownElementError as error:
+                raise UnknownElementError(f"member {number} of the committee ({name}): {error}") from error
+        answers = [
+            member(graph if member.cutoff == self.cutoff else graph.within(member.cutoff), forces=forces, stress=stress)
+            for member in self.potentials
+        ]
+        return _statistics(answers)
+
+
+def _statistics(answers: Sequence[Prediction]) -> CommitteePrediction:
+    energy, energy_std = _mean_std([answer.energy for answer in answers])
+    atom_energies, _ = _mean_std([answer.atom_energies for answer in answers])
+    forces, forces_std = _mean_std_if_given([answer.forces for answer in answers])
+    stress, stress_std = _mean_std_if_given([answer.stress for answer in answers])
+    return CommitteePrediction(energy, atom_energies, forces, stress, energy_std, forces_std, stress_std)
+
+
+def _mean_std_if_given(values: Sequence[Tensor | None]) -> tuple[Tensor | None, Tensor | None]:
+    given = [value for value in values if value is not None]
+    return _mean_std(given) if given else (None, None)
+
+
+def _mean_std(values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation in float64, by differences to the first: of equal values exactly it and zero."""
+    first = values[0].to(torch.float64)
+    offsets = torch.stack([value.to(torch.float64) - first for value in values])
+    mean = offsets.mean(dim=0)
+    return first + mean, (offsets - mean).square().mean(dim=0).sqrt()
