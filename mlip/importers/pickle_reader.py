@@ -16,13 +16,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mlip.errors import ModelFileError
+from mlip.importers.records import Record
 
 MAX_BYTES = 32 * 2**20
 MAX_STEPS = 1_000_000
 MAX_NAME = 256
 MAX_INTEGER = 2**128
 #: Keys of dicts and members of sets that are no text: whoever chooses them can make their hashes collide.
-MAX_OTHER_KEYS = 10_000
+MAX_OTHER_KEYS = 4096
+MAX_KEY_LENGTH = 8
 _NAME = re.compile(r"[A-Za-z_<][\w<>]*(\.[A-Za-z_<][\w<>]*)*", re.ASCII)
 
 _CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
@@ -35,25 +37,6 @@ _ARGUMENTS = {
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _GETS, _PUTS = {"BINGET", "LONG_BINGET"}, {"BINPUT", "LONG_BINPUT", "MEMOIZE"}
 _IGNORED = {"PROTO", "FRAME"}
-
-
-class Record:
-    """A foreign class, function or object, inert: what the file says about it and nothing else.
-
-    Attributes:
-        kind: module and name, such as ``mace.modules.blocks.RadialEmbeddingBlock``.
-        args: what the class or function was to be called with.
-        state: what was to become of the object's attributes (``__dict__``), None if nothing.
-        called: False where the class or function itself is meant, not what it returns.
-    """
-
-    __slots__ = ("args", "called", "kind", "state")
-
-    def __init__(self, kind: str, args: tuple[Any, ...] = (), state: Any = None, called: bool = False) -> None:
-        self.kind, self.args, self.state, self.called = kind, args, state, called
-
-    def __repr__(self) -> str:
-        return f"<Record {self.kind}{f' of {len(self.args)} arguments' if self.called else ''}>"
 
 
 class PickleReader:
@@ -105,18 +88,32 @@ class PickleReader:
         Raises:
             ModelFileError: damaged, of unreasonable size, or it names what is not admitted.
         """
-        stream = io.BytesIO(self._data)
+        stream, name = io.BytesIO(self._data), ""
         try:
-            for opcode, argument, _ in pickletools.genops(stream):
+            while name != "STOP":
                 self._spend(1)
-                self._step(opcode.name, argument)
+                code = stream.read(1)
+                instruction = _INSTRUCTIONS.get(code)
+                if instruction is None:
+                    raise self._unknown(code)
+                name = instruction.name
+                self._step(name, instruction.arg and instruction.arg.reader(stream))
         except (IndexError, ValueError, TypeError, OverflowError) as error:
             raise ModelFileError(
-                f"the pickle is damaged near byte {stream.tell()} ({type(error).__name__}: {error})"
+                f"the pickle is damaged near byte {stream.tell()} ({type(error).__name__}: {error!s:.200})"
             ) from error
         if len(self._stack) != 1 or self._below or stream.tell() != len(self._data):
             raise ModelFileError("the pickle is damaged: it does not end with one object")
         return self._stack[0]
+
+    @staticmethod
+    def _unknown(code: bytes) -> ModelFileError:
+        if not code:
+            return ModelFileError("the pickle is truncated")
+        name = next((info.name for info in pickletools.opcodes if info.code.encode("latin1") == code), None)
+        if name is None:
+            return ModelFileError(f"the pickle is damaged: {code!r} is no instruction")
+        return ModelFileError(f"the pickle has the instruction {name}, which no model file needs; nothing was executed")
 
     def _spend(self, steps: int) -> None:
         self._steps_left -= steps
@@ -147,12 +144,7 @@ class PickleReader:
             self._below.append(stack)
             self._stack = []
         elif name not in _IGNORED and name != "STOP":
-            method = self._OTHERS.get(name)
-            if method is None:
-                raise ModelFileError(
-                    f"the pickle has the instruction {name}, which no model file needs; nothing was executed"
-                )
-            method(self, argument)
+            self._OTHERS[name](self, argument)
 
     def _put(self, name: str, index: Any) -> None:
         if name != "MEMOIZE" and index != len(self._memo):
@@ -177,8 +169,9 @@ class PickleReader:
                 continue
             self._other_keys_left -= 1
             flat = key if type(key) is tuple else (key,)
-            self._spend(len(flat))
-            if any(not isinstance(k, int | float | str | bytes | Record | None) for k in flat):
+            if len(flat) > MAX_KEY_LENGTH or any(
+                not isinstance(k, int | float | str | bytes | Record | None) for k in flat
+            ):
                 raise ModelFileError(f"a dictionary or set holds a {type(key).__name__} as key")
             if self._other_keys_left < 0:
                 raise ModelFileError(f"dictionaries and sets of more than {MAX_OTHER_KEYS} keys that are not text")
@@ -238,7 +231,7 @@ class PickleReader:
 
     def _resolve(self, module: str, name: str) -> Any:
         """What stands for a class or function: a constant or an inert reference."""
-        kind = f"{module}.{name}".replace("__builtin__.", "builtins.", 1)
+        kind = f"{'builtins' if module == '__builtin__' else module}.{name}"
         if len(kind) > MAX_NAME or not _NAME.fullmatch(kind):
             raise ModelFileError(f"the pickle names {kind[:MAX_NAME]!a}, which is no name of a class or function")
         if kind in self._constants:
@@ -255,7 +248,11 @@ class PickleReader:
         if not isinstance(function, Record) or function.called or type(arguments) is not tuple:
             raise ModelFileError(f"the pickle calls a {type(function).__name__}; nothing was executed")
         compute = self._functions.get(function.kind)
-        self._stack.append(compute(*arguments) if compute else Record(function.kind, arguments, called=True))
+        if compute is None:
+            self._stack.append(Record(function.kind, arguments, called=True))
+        else:
+            self._spend(len(arguments))
+            self._stack.append(compute(*arguments))
 
     def _build(self, _: Any) -> None:
         state, target = self._stack.pop(), self._stack[-1]
@@ -314,3 +311,12 @@ class PickleReader:
         if self._bytes_left < 0:
             raise ModelFileError("the pickle multiplies its bytes")
         return text.encode("latin1")
+
+
+#: The instructions that are carried out, by their code. Arguments of others are not even decoded.
+_INSTRUCTIONS = {
+    info.code.encode("latin1"): info
+    for info in pickletools.opcodes
+    if info.name
+    in {*_CONSTANTS, *_EMPTY, *_ARGUMENTS, *_TUPLES, *_GETS, *_PUTS, *_IGNORED, *PickleReader._OTHERS, "MARK", "STOP"}
+}

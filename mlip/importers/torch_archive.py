@@ -14,11 +14,14 @@ from collections.abc import Callable, Sequence
 from os import PathLike
 from typing import Any, BinaryIO, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mlip.errors import ModelFileError
-from mlip.importers.pickle_reader import PickleReader, Record
+from mlip.importers import numpy_pickles
+from mlip.importers.pickle_reader import PickleReader
+from mlip.importers.records import Record, check_tree
 from mlip.importers.stored_zip import Entry, StoredZip
 
 __all__ = ["Record", "is_torch_archive", "read_archive"]
@@ -36,9 +39,13 @@ _STORAGES = {
     "torch.BoolStorage": torch.bool,
 }
 _DTYPES = {str(d): d for d in (*_STORAGES.values(), torch.complex64, torch.complex128)}
+#: What pickles name and never call.
+_NAMES = (*_STORAGES, "torch.Tensor", "torch._C._VariableFunctionsClass")
+_LEAVES = (Tensor, torch.Size, torch.dtype, torch.device, np.ndarray)
+#: Magic number at the start of files that torch wrote before version 1.6.
+_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 _PICKLE = re.compile(r"[^/]+/data\.pkl")
-_MAX_DIMENSIONS = 16
-_INT64 = range(-(2**63), 2**63)
+_MAX_DIMENSIONS, _MAX_NAME = 16, 64
 
 
 class Storage(NamedTuple):
@@ -48,9 +55,21 @@ class Storage(NamedTuple):
 
 
 def _integers(values: Any, what: str) -> tuple[int, ...]:
-    if not isinstance(values, tuple) or any(type(v) is not int or not 0 <= v < 2**48 for v in values):
-        raise ModelFileError(f"a tensor's {what} is not made of integers from 0")
+    if not isinstance(values, tuple) or len(values) > _MAX_DIMENSIONS:
+        raise ModelFileError(f"a tensor's {what}: expected at most {_MAX_DIMENSIONS} integers")
+    if any(type(v) is not int or not 0 <= v < 2**48 for v in values):
+        raise ModelFileError(f"a tensor's {what}: expected integers from 0 to 2^48")
     return tuple(values)
+
+
+def _overlaps(size: tuple[int, ...], stride: tuple[int, ...]) -> bool:
+    """Whether elements of a tensor may share memory, as in an expanded one."""
+    reach = 0
+    for step, n in sorted((step, n) for n, step in zip(size, stride, strict=True) if n > 1):
+        if step <= reach:
+            return True
+        reach += (n - 1) * step
+    return False
 
 
 class TorchArchive:
@@ -87,18 +106,28 @@ class TorchArchive:
         functions: dict[str, Callable[..., Any]] = {
             "torch._utils._rebuild_tensor_v2": self._rebuild_tensor,
             "torch._utils._rebuild_parameter": self._rebuild_parameter,
+            "torch._utils._rebuild_parameter_with_state": self._rebuild_parameter,
+            "torch._tensor._rebuild_from_type_v2": self._rebuild_from_type,
             "torch.Size": lambda sizes: torch.Size(_integers(sizes, "shape")),
             "torch.device": self._device,
-        } | {name: self._no_call for name in (*_STORAGES, "torch._C._VariableFunctionsClass")}
-        return PickleReader(self.pickle(), admitted, _DTYPES, functions, self._persistent, self._build).read()
+            **dict.fromkeys(_NAMES, self._no_call),
+            **numpy_pickles.functions(),
+        }
+        result = PickleReader(self.pickle(), admitted, _DTYPES, functions, self._persistent, self._build).read()
+        check_tree(result, _LEAVES)
+        return result
+
+    def _spend(self, size: int) -> None:
+        self._bytes_left -= size
+        if self._bytes_left < 0:
+            raise ModelFileError("the arrays are together much larger than the file")
 
     @staticmethod
     def _no_call(*_: Any) -> None:
-        raise ModelFileError("the pickle calls a class of torch that describes storages only")
+        raise ModelFileError("the pickle calls a class of torch that is only ever named; nothing was executed")
 
-    @staticmethod
-    def _build(target: Any, _: Any) -> None:
-        raise ModelFileError(f"the pickle gives a state to a {type(target).__name__}")
+    def _build(self, target: Any, state: Any) -> None:
+        numpy_pickles.build(target, state, self._spend)
 
     @staticmethod
     def _device(kind: Any, index: Any = None) -> torch.device:
@@ -112,54 +141,69 @@ class TorchArchive:
 
     def _persistent(self, description: Any) -> Storage:
         """The storage that ``("storage", kind, key, device, count)`` describes, read once."""
-        if type(description) is not tuple or len(description) != 5 or description[0] != "storage":
+        if type(description) is not tuple or len(description) != 5:
             raise ModelFileError("a description of a storage that torch does not write")
-        _, kind, key, _, count = description
-        dtype = _STORAGES.get(kind.kind) if isinstance(kind, Record) and not kind.called else None
-        if dtype is None or type(key) is not str or type(count) is not int or count < 0:
-            raise ModelFileError(f"a storage of an unknown kind: {kind!r:.100}")
+        word, kind, key, _, count = description
+        if type(word) is not str or word != "storage" or not isinstance(kind, Record) or kind.kind not in _STORAGES:
+            raise ModelFileError(f"a storage of an unknown kind; expected one of {', '.join(_STORAGES)}")
+        if type(key) is not str or len(key) > _MAX_NAME or type(count) is not int or count < 0:
+            raise ModelFileError("a storage without a usable name and length")
+        dtype = _STORAGES[kind.kind]
         if key not in self._storages:
             self._storages[key] = self._read_storage(key, dtype, count)
         storage = self._storages[key]
         if storage.numbers.dtype != dtype or storage.numbers.numel() != count:
-            raise ModelFileError(f"storage {key[:20]!a} is described in two ways")
+            raise ModelFileError(f"storage {key!a} is described in two ways")
         return storage
 
     def _read_storage(self, key: str, dtype: torch.dtype, count: int) -> Storage:
         entry: Entry | None = self._zip.entries.get(f"{self._folder}data/{key}")
         if entry is None:
-            raise ModelFileError(f"storage {key[:20]!a} is missing; the file is truncated or damaged")
+            raise ModelFileError(f"storage {key!a} is missing; the file is truncated or damaged")
         if entry.size != count * dtype.itemsize:
-            raise ModelFileError(f"storage {key[:20]!a} has {entry.size} bytes, expected {count} numbers of {dtype}")
+            raise ModelFileError(f"storage {key!a} has {entry.size} bytes, expected {count} numbers of {dtype}")
         numbers = torch.empty(entry.size, dtype=torch.uint8)
         self._zip.read_into(entry, numbers.numpy().data)
         if dtype == torch.bool and bool((numbers > 1).any()):
-            raise ModelFileError(f"storage {key[:20]!a} holds truth values that are neither 0 nor 1")
+            raise ModelFileError(f"storage {key!a} holds truth values that are neither 0 nor 1")
         return Storage(numbers.view(dtype))
 
     def _rebuild_tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> Tensor:
         """A view of `storage`; `rest` is about gradients and hooks."""
-        if type(storage) is not Storage or len(rest) > 3 or any(rest[2:]):
+        metadata = rest[2] if len(rest) == 3 else None  # of tensors that are conjugated or negated on access
+        if (
+            type(storage) is not Storage
+            or len(rest) > 3
+            or (metadata is not None and type(metadata) is not dict)
+            or metadata
+        ):
             raise ModelFileError("a tensor of a kind that torch.save does not write for models")
         (offset,), size, stride = _integers((offset,), "offset"), _integers(size, "shape"), _integers(stride, "strides")
-        if len(size) != len(stride) or len(size) > _MAX_DIMENSIONS:
+        if len(size) != len(stride):
             raise ModelFileError(f"a tensor of {len(size)} dimensions and {len(stride)} strides")
         count, length = math.prod(size), storage.numbers.numel()
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
         if (count and last >= length) or math.prod(n or 1 for n in size) >= 2**48:
             raise ModelFileError(f"a tensor of shape {size} reaches past its storage of {length} numbers")
-        self._bytes_left -= count * storage.numbers.itemsize
-        if self._bytes_left < 0:
-            raise ModelFileError("the tensors are together much larger than the file")
+        self._spend(count * storage.numbers.itemsize)
         if not count:
             return torch.empty(size, dtype=storage.numbers.dtype)
-        return storage.numbers.as_strided(size, stride, offset)
+        tensor = storage.numbers.as_strided(size, stride, offset)
+        return tensor.clone(memory_format=torch.contiguous_format) if _overlaps(size, stride) else tensor
 
     @staticmethod
     def _rebuild_parameter(data: Any, *_: Any) -> Tensor:
         if type(data) is not Tensor:
             raise ModelFileError("a parameter that is no tensor")
         return data
+
+    def _rebuild_from_type(self, function: Any, kind: Any, args: Any, *_: Any) -> Tensor:
+        """A tensor with attributes, such as a torch.nn.Buffer; the attributes are not kept."""
+        kinds = [item.kind for item in (function, kind) if isinstance(item, Record) and not item.called]
+        known = kinds == ["torch._utils._rebuild_tensor_v2", "torch.Tensor"]
+        if not known or type(args) is not tuple or len(args) > 7:
+            raise ModelFileError("a tensor of an unknown class")
+        return self._rebuild_tensor(*args)
 
 
 def is_torch_archive(path: str | PathLike[str]) -> bool:
@@ -169,6 +213,20 @@ def is_torch_archive(path: str | PathLike[str]) -> bool:
             return any(_PICKLE.fullmatch(name) for name in StoredZip(file).entries)
     except (ModelFileError, OSError):
         return False
+
+
+def _refuse_other_formats(file: BinaryIO) -> None:
+    """A clear word about files that are mistaken for archives of torch."""
+    start = file.read(64)
+    if start.startswith(_LEGACY):
+        raise ModelFileError(
+            "written in the format of torch before 1.6, which is not read here. In the environment where the file is "
+            "trusted, torch.load it and torch.save it again"
+        )
+    if start.startswith(b"version https://git-lfs"):
+        raise ModelFileError("a Git LFS pointer, not the file that it stands for; fetch it with git lfs pull")
+    if not start.startswith(b"PK"):
+        raise ModelFileError("not a file written by torch.save(model), which is a zip archive")
 
 
 def read_archive(path: str | PathLike[str], admitted: Sequence[str]) -> Any:
@@ -181,7 +239,8 @@ def read_archive(path: str | PathLike[str], admitted: Sequence[str]) -> Any:
 
     Returns:
         The object: tensors and parameters as tensors on the CPU, plain Python data as it is, the rest as `Record`.
-        Tensors that shared a storage share it still.
+        Tensors that shared a storage share it still. A recursive walk over it is safe: it holds no cycles, is at most
+        `records.MAX_DEPTH` levels deep, and at most `records.MAX_NODES` long even where parts of it are shared.
 
     Raises:
         ModelFileError: not such a file, damaged, of unreasonable sizes, or it names what is not admitted.
@@ -189,6 +248,7 @@ def read_archive(path: str | PathLike[str], admitted: Sequence[str]) -> Any:
     """
     with open(path, "rb") as file:
         try:
+            _refuse_other_formats(file)
             return TorchArchive(file).read(admitted)
         except ModelFileError as error:
             raise ModelFileError(f"{path}: {error}") from error
