@@ -21,5 +21,9 @@ class ModelFileError(MLIPError):
     """A weights file that is corrupt, foreign, or written by a newer version."""
 
 
+class DownloadError(ModelFileError):
+    """A published weights file that could not be fetched."""
+
+
 class MissingDependencyError(MLIPError, ImportError):
     """An optional package is needed for what was asked."""

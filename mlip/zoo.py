@@ -1,16 +1,25 @@
-"""Potentials by name or by file."""
+"""Potentials by name or by file: bundled, published, of the user's own folder, or any weights file at hand."""
 
 from __future__ import annotations
 
+import os
+import warnings
+from difflib import get_close_matches
 from importlib import resources
 from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from mlip.checkpoint import load_potential
+from mlip.downloads import find_or_fetch, in_own_folder, license_notice
 from mlip.errors import InputError, ModelFileError
-from mlip.potential import Potential
+from mlip.published import PUBLISHED, find
+
+if TYPE_CHECKING:
+    import torch
+
+    from mlip.potential import Potential
+
+EXPECTED = "expected a weights file of mlip (*.safetensors) or a MACE model (*.model)"
 
 
 def bundled_models() -> dict[str, Path]:
@@ -20,34 +29,102 @@ def bundled_models() -> dict[str, Path]:
 
 
 def model_path(name_or_path: str | PathLike[str]) -> Path:
-    """The weights file of a bundled name or a path.
+    """The weights file of a name or a path.
+
+    A name is looked for among the bundled models, then among the published ones (`mlip models` lists both): in the
+    folder MLIP_MODELS, in the cache, and last on the network. What is neither is a path, or NAME.model or
+    NAME.safetensors in MLIP_MODELS. A published model that is not free for every use is warned about.
 
     Raises:
-        ModelFileError: neither a bundled name nor an existing file.
+        ModelFileError: no such model, or the file is not the published one.
+        DownloadError: a published model that can't be had (a `ModelFileError` too).
+        InputError: neither a name nor a path; MLIP_MODELS names no folder.
+        OSError: the cache can't be written.
     """
     if not isinstance(name_or_path, str | PathLike):
         raise InputError(f"model {name_or_path!r}: expected a bundled name or the path of a weights file")
+    name = os.fspath(name_or_path)
     bundled = bundled_models()
-    if str(name_or_path) in bundled:
-        return bundled[str(name_or_path)]
-    path = Path(name_or_path)
+    if name in bundled:
+        return bundled[name]
+    published = find(name)
+    if published is not None:
+        path = find_or_fetch(published)
+        if published.license.notice:
+            warnings.warn(license_notice(published), stacklevel=2)
+        return path
+    path = Path(name)
     if path.is_dir():
-        raise ModelFileError(f"{path} is a folder; expected a weights file (*.safetensors)")
-    if not path.exists():
+        raise ModelFileError(f"{path} is a folder; {EXPECTED}")
+    if path.exists():
+        return path
+    own = in_own_folder(name) if path.name == name else None
+    if own is None:
         raise ModelFileError(
-            f"there is no model {str(name_or_path)!r}: neither a file nor a bundled name "
-            f"({', '.join(bundled) or 'none is bundled'})"
+            f"there is no model {name!r}: neither a file nor a bundled name ({', '.join(bundled) or 'none'}) "
+            f"nor a published one (mlip models lists them){_did_you_mean(name, [*bundled, *PUBLISHED])}"
         )
-    return path
+    return own
+
+
+def _did_you_mean(name: str, known: list[str]) -> str:
+    close = get_close_matches(name.lower(), known, n=1) or [other for other in known if name and name.lower() in other]
+    return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
 def load(
-    name_or_path: str | PathLike[str], device: str | torch.device = "cpu", dtype: torch.dtype | str | None = None
+    name_or_path: str | PathLike[str],
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | str | None = None,
+    head: str | None = None,
 ) -> Potential:
-    """A potential by bundled name, such as "silicon", or from a weights file; `dtype` None keeps that of the file.
+    """A potential by name or from a file of ours or of MACE, told apart by what is in it.
+
+    Args:
+        name_or_path: a name such as "silicon" or "mace-mpa-0-medium", or a file.
+        device: where the weights go.
+        dtype: "float32" or "float64" (or torch's); None keeps that of the file.
+        head: one of a model's several heads; None takes the file's choice.
 
     Raises:
         ModelFileError: no such model, or a file that is corrupt, foreign or written by a newer version.
-        InputError: a device that torch can't use, a dtype that is neither float32 nor float64.
+        InputError: a device that torch can't use, a dtype that is neither float32 nor float64, no such head.
     """
-    return load_potential(model_path(name_or_path), device, dtype)
+    from mlip.checkpoint import DTYPES, load_potential
+    from mlip.importers.torch_archive import is_torch_archive
+    from mlip.potential import usable_device
+
+    path = model_path(name_or_path)
+    if not is_torch_archive(path):
+        _refuse_foreign(path)
+        return load_potential(path, device, dtype, head)
+    from mlip.importers.mace import load_mace
+
+    wanted = DTYPES.get(str(dtype).removeprefix("torch."))
+    if dtype is not None and wanted is None:
+        raise InputError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
+    device = usable_device(device)
+    potential = load_mace(path, head)
+    potential.requires_grad_(False)
+    return potential.to(device=device, dtype=wanted or potential.dtype)
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Raise `ModelFileError` that says what a file is, if it is known to be something else than weights."""
+    with open(path, "rb") as file:
+        begin = file.read(512)
+    kind = ""
+    if not begin:
+        kind = "empty"
+    elif begin.startswith(b"version https://git-lfs"):
+        kind = "only the pointer to a file in git LFS (git lfs pull brings the file)"
+    elif begin.startswith(b"PK"):
+        kind = "a zip archive, but not a complete one of torch.save"
+    elif begin.startswith(b"\x89HDF"):
+        kind = "an HDF5 file"
+    elif begin[:1] == b"\x80" and begin[1] in range(2, 6):
+        kind = "a Python pickle, which can run any code and is never opened"
+    elif begin.isascii() and b"\0" not in begin:
+        kind = f"a text file (it begins with {begin[:20].decode()!r})"
+    if kind:
+        raise ModelFileError(f"{path} is {kind}; {EXPECTED}")

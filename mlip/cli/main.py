@@ -18,7 +18,9 @@ COMMANDS: dict[str, str] = {
     "evaluate": "errors of a model on labelled data",
     "train": "train a potential",
     "check": "physics checks of a model or of any ASE calculator",
+    "models": "the models that have a name: list, download",
     "info": "what a model file holds",
+    "convert": "another program's model file to ours",
     "demo": "guided tour with the bundled silicon potential",
 }
 USAGE_ERROR = 2
