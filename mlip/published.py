@@ -262,4 +262,4 @@ PUBLISHED: dict[str, PublishedModel] = {model.name: model for model in _MODELS}
 def find(name: str) -> PublishedModel | None:
     """The model of this name, or of this name in mace; case does not matter."""
     known = name.lower()
-    return next((model for model in _MODELS if known in (model.name, model.alias)), None)
+    return next((model for model in PUBLISHED.values() if known in (model.name, model.alias)), None)
