@@ -149,7 +149,7 @@ class MLIPCalculator(DeviatingCalculator):
 def _own(model: Model, head: str | None) -> Potential:
     """A potential of the calculator's own: `Module.to` works in place, and must not on the caller's."""
     if not isinstance(model, Potential):
-        return load(model) if head is None else load(model, head=head)  # type: ignore[call-arg]
+        return load(model, head=head)
     return deepcopy(model) if head is None else model.with_head(head)
 
 

@@ -23,6 +23,7 @@ POSITIONAL = ("model",)
 
 def command(
     model: str | None = None,
+    head: str | None = None,
     calculator: str | None = None,
     structure: Path | None = None,
     tolerance: float | None = None,
@@ -34,6 +35,7 @@ def command(
 
     Args:
         model: bundled name or weights file of one of our models; its ASE calculator is checked as well
+        head: which head of a model that has several, by name
         calculator: instead of a model, an ASE calculator as module:callable, such as ase.calculators.emt:EMT
         structure: with --calculator, a file with the structure to test on; without it, elements are tried
         tolerance: with --calculator, largest relative error in place of those fitted to its precision
@@ -41,12 +43,16 @@ def command(
     """
     if (model is None) == (calculator is None):
         raise InputError("give either a MODEL or --calculator module:callable")
+    if model is None and head is not None:
+        raise InputError("--head goes with a MODEL")
     if model is not None and (structure is not None or tolerance is not None):
         raise InputError("--structure and --tolerance go with --calculator; a model makes its own structures")
     out = console(json)
     title = f"physics checks of {model or calculator}"
     with _one_thread():
-        results = _check_model(model) if model is not None else _check_calculator(str(calculator), structure, tolerance)
+        results = (
+            _check_calculator(str(calculator), structure, tolerance) if model is None else _check_model(model, head)
+        )
     if json:
         checks = [r.as_dict() for r in results]
         print_json({"subject": model or calculator, "passed": all(r.passed for r in results), "checks": checks})
@@ -67,14 +73,14 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _check_model(model: str) -> list[CheckResult]:
+def _check_model(model: str, head: str | None) -> list[CheckResult]:
     import torch
 
     from mlip.calculators import MLIPCalculator
     from mlip.testing.physics import check_calculator, check_potential
     from mlip.zoo import load
 
-    potential = load(model, dtype=torch.float64)
+    potential = load(model, dtype=torch.float64, head=head)
     with progress("checks of the model") as update:
         results = check_potential(potential, progress=update)
     with progress("checks of its ASE calculator") as update:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 def command(
     structure: Path,
     model: str | None = None,
+    head: str | None = None,
     strain: float = 0.005,
     fmax: float = 5e-4,
     symprec: float = 0.01,
@@ -26,6 +27,7 @@ def command(
     Args:
         structure: any file that ASE reads
         model: weights file or name of a bundled potential; default: the bundled one that covers the elements
+        head: which head of a model that has several, by name
         strain: largest strain
         fmax: atoms of the strained crystals are relaxed to this force, eV/Å
         symprec: tolerance of the symmetry search, Å
@@ -37,7 +39,7 @@ def command(
     from mlip.workflows.elastic import elastic
 
     atoms = read_structure(structure)
-    calculator = make_calculator(model, atoms, device=device, dtype=dtype)
+    calculator = make_calculator(model, atoms, device=device, dtype=dtype, head=head)
     with progress("strained crystals") as update:
         result = elastic(atoms, calculator, strain=strain, fmax=fmax, symprec=symprec, progress=update)
     if json:

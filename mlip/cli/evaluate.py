@@ -25,6 +25,7 @@ COLUMNS = {
 def command(
     data: Path,
     model: str | None = None,
+    head: str | None = None,
     energy_key: str | None = None,
     forces_key: str | None = None,
     stress_key: str | None = None,
@@ -40,6 +41,7 @@ def command(
     Args:
         data: labelled structures, extended xyz or any other format that ASE reads
         model: weights file or name of a bundled potential; default: the bundled one that covers the elements
+        head: which head of a model that has several, by name
         energy_key: name of the energies (eV); default REF_energy, else energy
         forces_key: name of the forces (eV/Å); default REF_forces, else forces
         stress_key: name of the stresses (eV/Å³, positive under tension); default REF_stress, else stress
@@ -61,7 +63,7 @@ def command(
     if plot:
         check_plot(plot)
     labelled = read_labelled(data, LabelKeys(energy_key, forces_key, stress_key))
-    calculator = make_calculator(model, _all_elements(labelled), device=device, dtype=dtype)
+    calculator = make_calculator(model, _all_elements(labelled), device=device, dtype=dtype, head=head)
     with progress("evaluate") as update:
         result = evaluate(calculator, labelled, batch_size=batch_size, progress=update)
     if output:

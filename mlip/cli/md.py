@@ -18,6 +18,7 @@ ALIASES = {"-o": "--output"}
 def command(
     structure: Path,
     model: str | None = None,
+    head: str | None = None,
     ensemble: Literal["nve", "nvt", "npt"] = "nvt",
     temperature: float | None = None,
     pressure: float = 0.0,
@@ -42,6 +43,7 @@ def command(
     Args:
         structure: any file that ASE reads
         model: weights file or name of a bundled potential; default: the bundled one that covers the elements
+        head: which head of a model that has several, by name
         ensemble: nve (Verlet), nvt (Bussi) or npt (isotropic Martyna-Tobias-Klein)
         temperature: K; default 300, in nve that of the velocities in the structure. Velocities are drawn where
             there are none; nvt and npt begin with those in the structure
@@ -80,7 +82,7 @@ def command(
         check_plot(plot)
     if ensemble == "nve" and temperature is None and not (resume or atoms.get_kinetic_energy()):
         warnings.warn("the structure has no velocities: nve starts at rest; --temperature draws some", stacklevel=2)
-    calculator = make_calculator(model, atoms, device=device, dtype=dtype)
+    calculator = make_calculator(model, atoms, device=device, dtype=dtype, head=head)
     try:
         with progress(f"md {ensemble}") as update:
             result = run_md(

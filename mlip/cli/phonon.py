@@ -16,6 +16,7 @@ ALIASES = {"-o": "--output"}
 def command(
     structure: Path,
     model: str | None = None,
+    head: str | None = None,
     supercell: tuple[int, int, int] | None = None,
     displacement: float = 0.01,
     mesh_length: float = 80.0,
@@ -30,6 +31,7 @@ def command(
     Args:
         structure: any file that ASE reads
         model: weights file or name of a bundled potential; default: the bundled one that covers the elements
+        head: which head of a model that has several, by name
         supercell: repetitions of the cell; default: at least 10 Å between opposite faces
         displacement: of one atom, Å
         mesh_length: density of the q mesh, Å
@@ -43,7 +45,7 @@ def command(
     from mlip.workflows.phonons import phonons
 
     atoms = read_structure(structure)
-    calculator = make_calculator(model, atoms, device=device, dtype=dtype)
+    calculator = make_calculator(model, atoms, device=device, dtype=dtype, head=head)
     if output:
         output.mkdir(parents=True, exist_ok=True)
     with progress("displaced supercells") as update:

@@ -16,6 +16,7 @@ ALIASES = {"-o": "--output"}
 def command(
     structure: Path,
     model: str | None = None,
+    head: str | None = None,
     cell: bool = False,
     fmax: float = 0.01,
     pressure: float = 0.0,
@@ -31,6 +32,7 @@ def command(
     Args:
         structure: any file that ASE reads
         model: weights file or name of a bundled potential; default: the bundled one that covers the elements
+        head: which head of a model that has several, by name
         cell: relax the lattice vectors too
         fmax: largest force when converged, eV/Å
         pressure: external pressure, GPa; needs --cell
@@ -47,7 +49,7 @@ def command(
     atoms = read_structure(structure)
     if output:
         check_structure_output(output)
-    calculator = make_calculator(model, atoms, device=device, dtype=dtype)
+    calculator = make_calculator(model, atoms, device=device, dtype=dtype, head=head)
     with progress("relax") as update:
         result = relax(
             atoms,

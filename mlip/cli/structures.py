@@ -78,19 +78,19 @@ def _last_images(path: Path) -> int | slice:
 
 
 def make_calculator(
-    model: str | None, atoms: Atoms, *, device: str = "auto", dtype: Dtype = "float64"
+    model: str | None, atoms: Atoms, *, device: str = "auto", dtype: Dtype = "float64", head: str | None = None
 ) -> MLIPCalculator:
     """Return the calculator of a model: a file, the name of a bundled one, or None for the bundled one that fits.
 
     Raises:
         UnknownElementError: no bundled potential covers the structure, or the model does not.
         ModelFileError, OSError: the file can't be used.
-        InputError: no such device.
+        InputError: no such device; no head of that name, or several and none named.
     """
     from mlip.calculators import MLIPCalculator
 
     name = model or default_model(atoms)
-    calculator = MLIPCalculator(name, device=device, dtype=dtype)
+    calculator = MLIPCalculator(name, device=device, dtype=dtype, head=head)
     unknown = set(atoms.numbers.tolist()) - set(calculator.potential.elements)
     if unknown:
         raise UnknownElementError(
