@@ -8,6 +8,7 @@ cut, and appears under its name only when it is complete and has been checked. I
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -15,7 +16,6 @@ import secrets
 import shutil
 import sys
 import zipfile
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 from urllib.request import OpenerDirector
@@ -30,9 +30,16 @@ _MARGIN = 50_000_000
 
 
 def cache_folder() -> Path:
-    """Folder of the downloaded files; it need not exist."""
+    """Folder of the downloaded files; it need not exist.
+
+    Raises:
+        InputError: the variable is not set and the user has no home folder.
+    """
     base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "mlip" / "models"
+    try:
+        return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "mlip" / "models"
+    except RuntimeError as error:
+        raise InputError("there is no home folder; set XDG_CACHE_HOME to a folder for downloaded models") from error
 
 
 def own_folder() -> Path | None:
@@ -154,9 +161,12 @@ def _record(path: Path, model: PublishedModel, sha256: str) -> None:
     record = _record_path(path)
     temporary = record.with_name(f".{record.name}.{secrets.token_hex(4)}")
     text = json.dumps({"name": model.name, "url": model.url, "size": path.stat().st_size, "sha256": sha256}, indent=2)
-    with suppress(PermissionError):
+    try:
         temporary.write_text(text + "\n", encoding="utf-8")
         os.replace(temporary, record)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
 
 
 def _download(model: PublishedModel, path: Path, opener: OpenerDirector | None) -> None:
@@ -185,7 +195,7 @@ def _download(model: PublishedModel, path: Path, opener: OpenerDirector | None) 
 
 
 def license_notice(model: PublishedModel) -> str:
-    """What must be said before a model is used; empty if its licence is permissive."""
+    """What must be said before a model is used; empty if its license is permissive."""
     terms = model.license
     return f"{model.name} is under {terms.notice} ({terms.url})" if terms.notice else ""
 

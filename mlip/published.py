@@ -1,4 +1,4 @@
-"""The published MACE models that `mlip` knows by name: where they are, what they cover, under which licence.
+"""The published MACE models that `mlip` knows by name: where they are, what they cover, under which license.
 
 A table of facts, nothing else; `mlip.downloads` fetches, `mlip.zoo` finds and loads. What no source states is None.
 
@@ -6,7 +6,7 @@ Sources, read in November 2026:
 
 - URLs, mace's own names: `calculators/foundations_models.py` and `cli/run_train.py` of mace-torch 0.3.16; OFF24 in the
   file list of ACEsuit/mace-off.
-- Licences, elements, training data: the READMEs of ACEsuit/mace, ACEsuit/mace-foundations and ACEsuit/mace-off, the
+- Licenses, elements, training data: the READMEs of ACEsuit/mace, ACEsuit/mace-foundations and ACEsuit/mace-off, the
   "Foundation models" page of mace's documentation.
 - Elements by number: the file of `mace-mp-0a-small`, `mace_omat/omat-statistics.json`, the E0s of OFF23's scripts.
 - Cutoffs: the training scripts in ACEsuit/mace-foundations (0a, 0b, 0b2, 0b3, OMAT). Those of OFF23 and MPA-0 are as

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from mlip.potential import Potential
 
-EXPECTED = "expected a weights file of mlip (*.safetensors) or a MACE model (*.model)"
+EXPECTED = "expected a complete weights file of mlip (*.safetensors) or a MACE model (*.model)"
 
 
 def bundled_models() -> dict[str, Path]:
@@ -114,11 +114,13 @@ def _refuse_foreign(path: Path) -> None:
     with open(path, "rb") as file:
         begin = file.read(512)
     kind = ""
+    if begin[8:9] == b"{":  # a safetensors file, whose first bytes, a length, can be any
+        return
     if not begin:
-        kind = "empty"
+        kind = "an empty file"
     elif begin.startswith(b"version https://git-lfs"):
         kind = "only the pointer to a file in git LFS (git lfs pull brings the file)"
-    elif begin.startswith(b"PK"):
+    elif begin.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         kind = "a zip archive, but not a complete one of torch.save"
     elif begin.startswith(b"\x89HDF"):
         kind = "an HDF5 file"
@@ -127,4 +129,4 @@ def _refuse_foreign(path: Path) -> None:
     elif begin.isascii() and b"\0" not in begin:
         kind = f"a text file (it begins with {begin[:20].decode()!r})"
     if kind:
-        raise ModelFileError(f"{path} is {kind}; {EXPECTED}")
+        raise ModelFileError(f"{path} is not a readable weights file but {kind}; {EXPECTED}")

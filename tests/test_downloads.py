@@ -67,7 +67,7 @@ def test_download_and_cache(server: Server, capsys: pytest.CaptureFixture[str]) 
     assert hidden == {".toy.model.lock"}
 
 
-def test_licence_comes_before_the_download(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+def test_license_comes_before_the_download(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     find_or_fetch(ACADEMIC, server.opener)
     err = capsys.readouterr().err
     assert "non-commercial" in err and ASL.url in err
@@ -325,6 +325,28 @@ def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "relative, so to be ignored")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_folder() == tmp_path / ".cache" / "mlip" / "models"
+
+
+def test_no_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", home)
+    with pytest.raises(InputError, match="set XDG_CACHE_HOME"):
+        cache_folder()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_cache_that_can_only_be_read(server: Server) -> None:
+    """Shared by a group: what is in it can be used."""
+    path = find_or_fetch(MODEL, server.opener)
+    Path(f"{path}.json").unlink()
+    cache_folder().chmod(0o500)
+    try:
+        assert find_or_fetch(MODEL, server.opener) == path
+    finally:
+        cache_folder().chmod(0o700)
 
 
 def test_only_https() -> None:

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import pickle
 import re
+import struct
 import subprocess
 import sys
 import types
@@ -195,7 +196,7 @@ def test_nothing_like_it(name: str, tmp_path: Path) -> None:
     assert "did you mean" not in str(caught.value)
 
 
-def test_licence_warning(server: Server, mace_reader: list[tuple[Path, str | None]]) -> None:
+def test_license_warning(server: Server, mace_reader: list[tuple[Path, str | None]]) -> None:
     put_archive(cache_folder() / "toy-academic-v1.model")
     for use in (model_path, load, MLIPCalculator):
         with pytest.warns(UserWarning, match="toy-academic is under.*non-commercial.*github.com/gabor1/ASL"):
@@ -244,13 +245,13 @@ def _truncated_archive(path: Path) -> None:
 
 
 FOREIGN = {
-    "is empty": lambda path: path.write_bytes(b""),
+    "an empty file": lambda path: path.write_bytes(b""),
     "Python pickle.*never": _pickle,
     "text file.*'<html>": lambda path: path.write_text("<html>not found</html>"),
     "git LFS": lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
     "HDF5": lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100)),
-    "zip archive, but not": lambda path: path.write_bytes(b"PK\x03\x04" + bytes(100)),
-    "zip archive,  but not|not a complete|truncated": _truncated_archive,
+    "zip archive": lambda path: path.write_bytes(b"PK\x03\x04" + bytes(100)),
+    "zip archive, but not a complete": _truncated_archive,
     "safetensors file of another program": _foreign_safetensors,
     "not a readable weights file": lambda path: path.write_bytes(bytes(range(256)) * 9),
 }
@@ -262,6 +263,18 @@ def test_foreign_files(tmp_path: Path, pattern: str) -> None:
     with pytest.raises(ModelFileError, match=pattern) as caught:
         load(tmp_path / "x.model")
     assert "x.model" in str(caught.value) and "expected" in str(caught.value)
+
+
+@pytest.mark.parametrize("length", [0x4B50, 0x0280, 0x2020])
+def test_a_length_that_looks_like_another_format(tmp_path: Path, length: int) -> None:
+    """The first bytes of a safetensors file are the length of its header."""
+    metadata = {"mlip": "{}", "padding": ""}
+    save_file({"a": np.ones(3)}, tmp_path / "x.safetensors", metadata)
+    (have,) = struct.unpack("<Q", (tmp_path / "x.safetensors").read_bytes()[:8])
+    save_file({"a": np.ones(3)}, tmp_path / "x.safetensors", metadata | {"padding": " " * (length - have)})
+    assert (tmp_path / "x.safetensors").read_bytes()[:2] == struct.pack("<H", length)
+    with pytest.raises(ModelFileError, match="header is damaged"):
+        load(tmp_path / "x.safetensors")
 
 
 def test_folders_and_missing_files(tmp_path: Path) -> None:
@@ -351,7 +364,7 @@ def test_listing_does_not_import_torch() -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("mlip.importers.mace") is None, reason="no reader of MACE's files")
-def test_a_published_name_to_the_energy(mlip_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_published_name_to_a_potential(mlip_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / SMALL.file_name).symlink_to(mlip_data / "mace" / "mace_mp_small.model")
     monkeypatch.setenv("MLIP_MODELS", str(tmp_path))
     potential = zoo.load("mace-mp-0a-small")
