@@ -15,8 +15,8 @@ Sources, read in November 2026:
   counted them; 0a large and 0b2 medium and large counted in mace-torch built as their scripts say, which gives the
   stated number for each of the five above that has a script.
 - Sizes: as others have recorded them. They are shown and not enforced.
-- `sha256` only of files that we have held. `git_blob` is the name git itself gives the published file (a SHA-1 over
-  length and content), from the commits 91a78c5a of ACEsuit/mace-off and 667eee4e of ACEsuit/mace.
+- `sha256` only of files that we have held. `git_blob` is the name git itself gives a file in a repository (a SHA-1 over
+  length and content); such files (OFF, ANI-CC) are taken from the commit in which we read that name, not from `main`.
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ class PublishedModel:
 
 _MP = "https://github.com/ACEsuit/mace-mp/releases/download"
 _FOUNDATIONS = "https://github.com/ACEsuit/mace-foundations/releases/download"
-_OFF = "https://raw.githubusercontent.com/ACEsuit/mace-off/main"
+_OFF = "https://raw.githubusercontent.com/ACEsuit/mace-off/91a78c5a9c300d1104700d9352c8bfe449227737"
+_MACE = "https://raw.githubusercontent.com/ACEsuit/mace/667eee4e58d23a38ff5a75122109ec2025809649"
 
 #: H to Bi and Ac to Pu.
 _INORGANIC = (*range(1, 84), *range(89, 95))
@@ -242,7 +243,7 @@ _MODELS = (
     ),
     PublishedModel(
         "mace-ani-cc",
-        "https://github.com/ACEsuit/mace/raw/main/mace/calculators/foundations_models/ani500k_large_CC.model",
+        f"{_MACE}/mace/calculators/foundations_models/ani500k_large_CC.model",
         license=MIT_OF_MACE,
         elements=(1, 6, 7, 8),
         trained_on="ANI (coupled cluster)",
