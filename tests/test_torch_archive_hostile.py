@@ -1,26 +1,20 @@
-"""Damaged and hostile archives: one clear error, nothing executed, little time and memory."""
+"""Hostile pickles in archives: one clear error, nothing executed, little time and memory."""
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pickle
-import resource
 import struct
 import subprocess
 import sys
-import time
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from torch_archives import ADMITTED, archive, call, name, number, numbers, saved, storage, tensor, text, whole
+from torch_archives import archive, call, name, number, numbers, refuse, storage, tensor, text, whole
 
-from mlip.errors import ModelFileError
-from mlip.importers.torch_archive import is_torch_archive, read_archive
+from mlip.importers.torch_archive import read_archive
 
 FLOATS = {"data/0": struct.pack("<4f", 0, 1, 2, 3)}
 
@@ -28,17 +22,6 @@ FLOATS = {"data/0": struct.pack("<4f", 0, 1, 2, 3)}
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "a.model"
-
-
-def refuse(path: Path, data: bytes, message: str, admitted: list[str] = ADMITTED) -> None:
-    """Reading `data` ends with a ModelFileError that names the file, soon and without much memory."""
-    path.write_bytes(data)
-    start, peak = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(ModelFileError, match=message) as caught:
-        read_archive(path, admitted)
-    assert time.perf_counter() - start < 20
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 300 * 2**10  # kB
-    assert str(caught.value).startswith(str(path)) and len(str(caught.value)) < 600 + len(str(path))
 
 
 # -- Names and calls
@@ -197,6 +180,10 @@ BOMBS: dict[str, tuple[bytes, str]] = {
     "deep records": (name("mace", "A") + b"q\0" + b"h\0" * 200_000 + b"N" + b"\x85R" * 200_001, "nested deeper"),
     "doubling": (doubled(150), "more than"),
     "doubled key": (b"}" + b")" + b"q\0h\0\x86" + b"\x94h\x01\x86Ns", "as key"),
+    "equal long keys": (
+        (text("a" * 10**7) + b"q\0") + (text("a" * 10**7) + b"q\1") + b"}" + b"h\0Nsh\1Ns" * 100_000,
+        "very long",
+    ),
     "cycle": (b"]q\0h\0a", "contains itself"),
     "cycle of a record": (call("mace", "A") + b"q\0}" + text("a") + b"h\0sb", "contains itself"),
     "colliding keys": (b"}(" + b"".join(number(i * (2**61 - 1)) + b"N" for i in range(1, 50_000)) + b"u", "4096 keys"),
@@ -281,98 +268,6 @@ def test_huge_pickle(path: Path) -> None:
 def test_wrong_tensors(path: Path, body: bytes, message: str) -> None:
     records = FLOATS | {"data/2": bytes(range(16))}
     refuse(path, archive(whole(b"(" + tensor() + body + b"t"), records), message)
-
-
-# -- Files and zip archives
-
-
-def good() -> bytes:
-    return saved({"x": torch.arange(1000.0), "y": [1, 2]})
-
-
-def test_truncated_anywhere(path: Path) -> None:
-    data = good()
-    for length in range(0, len(data), 13):
-        path.write_bytes(data[:length])
-        assert not is_torch_archive(path)
-        with pytest.raises(ModelFileError, match="trunc|torch.save|damaged"):
-            read_archive(path, ADMITTED)
-
-
-def test_every_flipped_bit_in_the_content_is_noticed(path: Path) -> None:
-    data = good()
-    start = data.index(struct.pack("<3f", 1, 2, 3))
-    for place in (start, start + 1234, data.index(b"data.pkl") + 70):
-        refuse(path, data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :], "checksum")
-
-
-def test_other_kinds_of_files(path: Path, tmp_path: Path) -> None:
-    stream = io.BytesIO()
-    torch.save({"x": torch.zeros(2)}, stream, _use_new_zipfile_serialization=False)
-    for data, message in (
-        (stream.getvalue(), "before 1.6"),
-        (b"", "not a file written by torch.save"),
-        (b"no archive\n" * 100, "not a file written by torch.save"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
-        (b"PK\x05\x06" + bytes(18), "without one data.pkl"),
-    ):
-        refuse(path, data, message)
-        assert not is_torch_archive(path)
-    assert not is_torch_archive(tmp_path) and not is_torch_archive(tmp_path / "none")
-    with pytest.raises(FileNotFoundError):
-        read_archive(tmp_path / "none", ADMITTED)
-    with pytest.raises(OSError):
-        read_archive(tmp_path, ADMITTED)
-
-
-def test_programs_and_other_byte_orders(path: Path) -> None:
-    refuse(path, archive(whole(b"N"), {"constants.pkl": b""}), r"TorchScript.*torch.save\(model\)")
-    refuse(path, archive(whole(b"N"), {"code/__torch__/x.py": b""}), "TorchScript")
-    refuse(path, archive(whole(b"N"), {"byteorder": b"big"}), "byte order 'big'")
-
-
-def zipped(**changes: Any) -> bytes:
-    """An archive made by Python's zipfile with something unusual."""
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", changes.pop("method", zipfile.ZIP_STORED)) as file:
-        file.writestr("a/data.pkl", whole(b"N"))
-        for name_ in changes.pop("names", ()):
-            file.writestr(name_, b"x")
-        file.comment = changes.pop("comment", b"")
-    return stream.getvalue()
-
-
-@pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_zip_archives_that_torch_does_not_write(path: Path) -> None:
-    refuse(path, zipped(method=zipfile.ZIP_DEFLATED), "compressed")
-    refuse(path, zipped(names=["b/data.pkl"]), "one data.pkl")
-    refuse(path, zipped(names=["a/data/0", "a/data/0"]), "twice")
-    encrypted = bytearray(zipped())
-    encrypted[encrypted.index(b"PK\x01\x02") + 8] |= 1
-    refuse(path, bytes(encrypted), "encrypted")
-    for place, what in ((24, "longer|damaged|compressed"), (42, "damaged|truncated"), (0, "damaged|end of a zip")):
-        broken = bytearray(zipped())
-        at = broken.index(b"PK\x01\x02") + place
-        broken[at : at + 4] = b"\xf0\xff\xff\x7f"
-        refuse(path, bytes(broken), what)
-
-
-def test_zip_archives_that_are_fine(path: Path) -> None:
-    for data in (zipped(comment=b"PK"), zipped(names=["a/../../etc/passwd", "/b"])):
-        path.write_bytes(data)
-        assert read_archive(path, ADMITTED) is None
-
-
-def test_many_entries(path: Path) -> None:
-    """Overlapping entries, each of which claims the whole file, and a directory that claims to be endless."""
-    data = bytearray(archive(whole(b"N"), {"data/0": bytes(1000), "data/1": b"x"}))
-    at = data.index(b"model/data/1", data.index(b"PK\x01\x02")) - 46
-    data[at + 20 : at + 28] = struct.pack("<2L", 1100, 1100)
-    refuse(path, bytes(data), "longer than the file")
-    end = bytearray(zipped())
-    at = end.index(b"PK\x05\x06")
-    end[at + 8 : at + 12] = b"\xf0\xff\xf0\xff"
-    refuse(path, bytes(end), "truncated")
 
 
 def test_fuzzing() -> None:

@@ -21,6 +21,7 @@ from collections import Counter, OrderedDict
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from mlip.errors import ModelFileError
@@ -89,6 +90,17 @@ def tensor(
     """Instructions for a tensor in a storage, by default of 4 floats."""
     parts = (stored or storage(), number(offset), numbers(*size), numbers(*stride), b"\x89", b"}")
     return call("torch._utils", "_rebuild_tensor_v2", *parts)
+
+
+def refuse(path: Path, data: bytes, message: str, admitted: list[str] = ADMITTED) -> None:
+    """Reading `data` ends with a ModelFileError that names the file, soon and without much memory."""
+    path.write_bytes(data)
+    start, peak = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ModelFileError, match=message) as caught:
+        read_archive(path, admitted)
+    assert time.perf_counter() - start < 20
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 300 * 2**10  # kB
+    assert str(caught.value).startswith(str(path)) and len(str(caught.value)) < 600 + len(str(path))
 
 
 # -- The fuzzer

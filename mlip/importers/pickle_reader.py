@@ -24,7 +24,8 @@ MAX_NAME = 256
 MAX_INTEGER = 2**128
 #: Keys of dicts and members of sets that are no text: whoever chooses them can make their hashes collide.
 MAX_OTHER_KEYS = 4096
-MAX_KEY_LENGTH = 8
+MAX_KEY_ITEMS = 8
+MAX_KEY_LENGTH = 4096
 _NAME = re.compile(r"[A-Za-z_<][\w<>]*(\.[A-Za-z_<][\w<>]*)*", re.ASCII)
 
 _CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
@@ -43,7 +44,7 @@ class PickleReader:
     """Reads one pickle.
 
     Args:
-        data: the pickle.
+        data: the pickle, of at most `MAX_BYTES`.
         admitted: names of modules; what is in them or below becomes a `Record`.
         constants: full name -> value that stands for it.
         functions: full name -> what computes its result from the arguments; safe with any arguments, and raises
@@ -61,20 +62,10 @@ class PickleReader:
         persistent: Callable[[Any], Any],
         build: Callable[[Any, Any], None],
     ) -> None:
-        if len(data) > MAX_BYTES:
-            raise ModelFileError(f"a pickle of {len(data)} bytes, expected at most {MAX_BYTES}")
         self._data = data
         self._prefixes = tuple(f"{name}." for name in admitted)
-        self._constants, self._persistent, self._build_other = constants, persistent, build
-        self._functions: dict[str, Callable[..., Any]] = {
-            "collections.OrderedDict": self._ordered_dict,
-            "builtins.set": lambda items=(): self._set(set, items),
-            "builtins.frozenset": lambda items=(): self._set(frozenset, items),
-            "builtins.bytes": self._no_bytes,
-            "builtins.getattr": self._getattr,
-            "_codecs.encode": self._encode,
-            **functions,
-        }
+        self._constants, self._functions = constants, functions
+        self._persistent, self._build_other = persistent, build
         self._steps_left = MAX_STEPS
         self._bytes_left = 2 * len(data)
         self._other_keys_left = MAX_OTHER_KEYS
@@ -165,16 +156,19 @@ class PickleReader:
     def _check_keys(self, keys: Sequence[Any]) -> None:
         """Only keys whose hash and comparison are cheap, whatever they hold."""
         for key in keys:
-            if type(key) in (str, bytes):
-                continue
-            self._other_keys_left -= 1
-            flat = key if type(key) is tuple else (key,)
-            if len(flat) > MAX_KEY_LENGTH or any(
-                not isinstance(k, int | float | str | bytes | Record | None) for k in flat
-            ):
-                raise ModelFileError(f"a dictionary or set holds a {type(key).__name__} as key")
+            items = key if type(key) is tuple else (key,)
+            if type(key) not in (str, bytes):
+                self._other_keys_left -= 1
             if self._other_keys_left < 0:
                 raise ModelFileError(f"dictionaries and sets of more than {MAX_OTHER_KEYS} keys that are not text")
+            if len(items) > MAX_KEY_ITEMS or not all(self._is_simple(item) for item in items):
+                raise ModelFileError(f"a dictionary or set holds a {type(key).__name__} as key, or a very long one")
+
+    @staticmethod
+    def _is_simple(item: Any) -> bool:
+        if isinstance(item, str | bytes):
+            return len(item) <= MAX_KEY_LENGTH
+        return item is None or isinstance(item, int | float | Record)
 
     def _tuple(self, _: Any) -> None:
         items = tuple(self._pop_mark())
@@ -236,7 +230,8 @@ class PickleReader:
             raise ModelFileError(f"the pickle names {kind[:MAX_NAME]!a}, which is no name of a class or function")
         if kind in self._constants:
             return self._constants[kind]
-        if kind not in self._functions and not kind.startswith(self._prefixes):
+        known = kind in self._OWN or kind in self._functions
+        if not known and not kind.startswith(self._prefixes):
             raise ModelFileError(
                 f"the pickle names {kind}, which is not admitted; nothing was executed. Expected torch tensors, plain "
                 f"Python data and classes of {', '.join(p[:-1] for p in self._prefixes) or 'no package'}"
@@ -247,12 +242,15 @@ class PickleReader:
         arguments, function = self._stack.pop(), self._stack.pop()
         if not isinstance(function, Record) or function.called or type(arguments) is not tuple:
             raise ModelFileError(f"the pickle calls a {type(function).__name__}; nothing was executed")
-        compute = self._functions.get(function.kind)
-        if compute is None:
-            self._stack.append(Record(function.kind, arguments, called=True))
-        else:
+        own, other = self._OWN.get(function.kind), self._functions.get(function.kind)
+        if own or other:
             self._spend(len(arguments))
-            self._stack.append(compute(*arguments))
+        if own:
+            self._stack.append(own(self, *arguments))
+        elif other:
+            self._stack.append(other(*arguments))
+        else:
+            self._stack.append(Record(function.kind, arguments, called=True))
 
     def _build(self, _: Any) -> None:
         state, target = self._stack.pop(), self._stack[-1]
@@ -285,12 +283,15 @@ class PickleReader:
     def _ordered_dict(self) -> OrderedDict[Any, Any]:
         return OrderedDict()
 
-    def _set(self, kind: type, items: Any) -> Any:
+    def _set(self, items: Any = ()) -> set[Any]:
         if type(items) not in (list, tuple):
             raise TypeError("a set of something that is no list")
         self._spend(len(items))
         self._check_keys(items)
-        return kind(items)
+        return set(items)
+
+    def _frozenset_of(self, items: Any = ()) -> frozenset[Any]:
+        return frozenset(self._set(items))
 
     def _no_bytes(self) -> bytes:
         return b""
@@ -311,6 +312,15 @@ class PickleReader:
         if self._bytes_left < 0:
             raise ModelFileError("the pickle multiplies its bytes")
         return text.encode("latin1")
+
+    _OWN: Mapping[str, Callable[..., Any]] = {
+        "collections.OrderedDict": _ordered_dict,
+        "builtins.set": _set,
+        "builtins.frozenset": _frozenset_of,
+        "builtins.bytes": _no_bytes,
+        "builtins.getattr": _getattr,
+        "_codecs.encode": _encode,
+    }
 
 
 #: The instructions that are carried out, by their code. Arguments of others are not even decoded.

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mlip.errors import ModelFileError
 from mlip.importers import numpy_pickles
-from mlip.importers.pickle_reader import PickleReader
+from mlip.importers.pickle_reader import MAX_BYTES, PickleReader
 from mlip.importers.records import Record, check_tree
 from mlip.importers.stored_zip import Entry, StoredZip
 
@@ -101,7 +101,10 @@ class TorchArchive:
 
     def pickle(self) -> bytes:
         """The pickle that describes the objects."""
-        return self._zip.read(self._zip.entries[self._folder + "data.pkl"])
+        entry = self._zip.entries[self._folder + "data.pkl"]
+        if entry.size > MAX_BYTES:
+            raise ModelFileError(f"a pickle of {entry.size} bytes, expected at most {MAX_BYTES}")
+        return self._zip.read(entry)
 
     def read(self, admitted: Sequence[str]) -> Any:
         """The object that the archive holds."""
