@@ -2,7 +2,7 @@
 
 The header holds the architecture, its hyperparameters, E0s, scale and shift, units, dtype, provenance, and a SHA-256 of
 all that and the tensors, so that a flipped bit or an edited number is noticed.
-`FORMAT_VERSION` grows with each change of the format; `_upgrade` brings an older header to the present one, and files
+`FORMAT_VERSION` grows with each change of the format; `mlip.upgrades` brings older files to the present form, and files
 of every version stay in the tests.
 """
 
@@ -22,12 +22,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 import mlip
+from mlip.energy_scale import Reference
 from mlip.errors import InputError, MLIPError, ModelFileError
 from mlip.models import ARCHITECTURES
 from mlip.potential import Potential, usable_device
+from mlip.upgrades import upgrade_header, upgrade_tensors
 
 FORMAT = "mlip-potential"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 #: What building a model from a header that does not fit its architecture may raise.
 _MISFITS = (
     *(LookupError, TypeError, AttributeError, ValueError, ArithmeticError, AssertionError, RuntimeError),
@@ -57,9 +59,11 @@ def save_potential(potential: Potential, path: str | PathLike[str]) -> None:
         "architecture": architecture,
         "hyperparameters": potential.model.hyperparameters,
         "dtype": str(potential.dtype).removeprefix("torch."),
-        "E0s": {str(z): e for z, e in potential.E0s.items()},
-        "scale": potential.energy_scale.scale.item(),
-        "shift": potential.energy_scale.shift.item(),
+        "head": potential.head,
+        "references": {
+            head: {"E0s": {str(z): e for z, e in r.E0s.items()}, "scale": r.scale, "shift": r.shift}
+            for head, r in zip(potential.heads, potential.energy_scale.references(), strict=True)
+        },
         "units": {"energy": "eV", "length": "Å"},
         "metadata": potential.metadata,
     }
@@ -107,6 +111,14 @@ def read_header(path: str | PathLike[str]) -> dict[str, Any]:
     Raises:
         ModelFileError: not a weights file of ours, corrupt, or of a newer format.
     """
+    stored = _stored_header(path)
+    try:
+        return upgrade_header(stored)
+    except _MISFITS as error:
+        raise ModelFileError(f"{path}: the header is damaged ({error}); restore the file from its source") from error
+
+
+def _stored_header(path: str | PathLike[str]) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             stored = (file.metadata() or {}).get("mlip")
@@ -132,57 +144,60 @@ def read_header(path: str | PathLike[str]) -> dict[str, Any]:
             f"{path} was written in format {version} by mlip {header.get('package_version')}; this is mlip "
             f"{mlip.__version__}, which reads formats up to {FORMAT_VERSION}. Upgrade mlip"
         )
-    return _upgrade(header)
-
-
-def _upgrade(header: dict[str, Any]) -> dict[str, Any]:
-    """Header of an older format version in the present form. Version 1 is the first."""
     return header
 
 
-def _check_numbers(tensors: dict[str, Tensor], dtype: torch.dtype) -> None:
+def _check_numbers(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     """Weights of another precision would be rounded silently, weights that are not finite make every energy NaN."""
     for name, tensor in tensors.items():
-        if tensor.dtype != dtype:
-            raise ModelFileError(f"tensor {name} is {tensor.dtype}, the header says {dtype}")
+        if name in expected and tensor.dtype != expected[name].dtype:
+            raise ModelFileError(f"tensor {name} is {tensor.dtype}, the header says {expected[name].dtype}")
         if not bool(tensor.isfinite().all()):
             raise ModelFileError(f"tensor {name} holds numbers that are not finite")
 
 
 def load_potential(
-    path: str | PathLike[str], device: str | torch.device = "cpu", dtype: torch.dtype | str | None = None
+    path: str | PathLike[str],
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | str | None = None,
+    head: str | None = None,
 ) -> Potential:
-    """Read a potential; `dtype` ("float64", torch.float32, ...) None keeps that of the file.
+    """Read a potential; `dtype` ("float64", torch.float32, ...) and `head` None keep those of the file.
 
     Raises:
         ModelFileError: as `read_header`, or the tensors do not fit the header.
         FileNotFoundError: there is no such file.
-        InputError: a device that torch can't use, a dtype that is neither float32 nor float64.
+        InputError: a device that torch can't use, a dtype that is neither float32 nor float64, no such head.
     """
     wanted = DTYPES.get(str(dtype).removeprefix("torch."))
     if dtype is not None and wanted is None:
         raise InputError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
-    device, header = usable_device(device), read_header(path)
+    device, stored, header = usable_device(device), _stored_header(path), read_header(path)
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if header["sha256"] != digest(header, tensors):
+        if header["sha256"] != digest(stored, tensors):
             raise ModelFileError("the checksum is that of another content")
         model = ARCHITECTURES[header["architecture"]](**header["hyperparameters"])
         model.to(DTYPES[header["dtype"]])
-        _check_numbers(tensors, model.dtype)
+        tensors = upgrade_tensors(tensors, stored)
+        _check_numbers(tensors, model.state_dict())
         model.load_state_dict(tensors)
         potential = Potential(
             model,
-            E0s={int(z): e for z, e in header["E0s"].items()},
-            scale=header["scale"],
-            shift=header["shift"],
+            references=[
+                Reference({int(z): e for z, e in r["E0s"].items()}, r["scale"], r["shift"])
+                for r in (header["references"][name] for name in model.heads)
+            ],
             metadata=header["metadata"],
+            head=header["head"],
         )
     except _MISFITS as error:
         raise ModelFileError(
             f"{path}: header and weights do not fit ({type(error).__name__}: {error}); "
             "the file is damaged or was edited. Take it from its source again"
         ) from error
+    if head is not None and head != potential.head:
+        potential = potential.with_head(head)
     potential.requires_grad_(False)
     return potential.to(device=device, dtype=wanted or potential.dtype)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from os import PathLike
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mlip.derivatives import derivatives, differentiable
-from mlip.energy_scale import EnergyScale
+from mlip.energy_scale import EnergyScale, Reference
 from mlip.errors import InputError
 from mlip.graph import AtomGraph
 from mlip.models.base import EnergyModel
@@ -41,8 +42,28 @@ def usable_device(device: str | torch.device) -> torch.device:
         ) from error
 
 
+def head_index(heads: Sequence[str], name: str | None) -> int:
+    """Where `name` is in `heads`; None takes the only one, or the one called "default" in any case.
+
+    Raises:
+        InputError: no such head, or several and none chosen.
+    """
+    listed = ", ".join(map(repr, heads))
+    if name is not None:
+        if name not in heads:
+            raise InputError(f"the model has no head {name!r}; expected one of {listed}")
+        return list(heads).index(name)
+    default = [k for k, head in enumerate(heads) if len(heads) == 1 or head.lower() == "default"]
+    if len(default) != 1:
+        raise InputError(f"the model has several heads and none is chosen; choose one of {listed} by its name")
+    return default[0]
+
+
 class Potential(nn.Module):
     """Energies, forces and stresses from an `EnergyModel`.
+
+    A model of several heads (one network fitted to several levels of theory) gives the energies of one of them, chosen
+    here or with `with_head`.
 
     Args:
         model: the network.
@@ -50,20 +71,55 @@ class Potential(nn.Module):
         scale: the network's energies are multiplied by this (eV).
         shift: and this is added per atom (eV).
         metadata: JSON-able provenance that is saved with the weights (training command, data, errors).
+        references: instead of E0s, scale and shift, those of each head of the model, in its order.
+        head: name of the head to use; None takes the only one, or the one called "default".
+
+    Raises:
+        InputError: reference energies that are missing or not finite; no such head, or several and none chosen.
     """
 
     def __init__(
         self,
         model: EnergyModel,
-        E0s: Mapping[int, float],
+        E0s: Mapping[int, float] | None = None,
         scale: float = 1.0,
         shift: float = 0.0,
         metadata: Mapping[str, Any] | None = None,
+        references: Sequence[Reference] | None = None,
+        head: str | None = None,
     ) -> None:
         super().__init__()
+        if references is None:
+            references = [Reference(E0s or {}, scale, shift)] * len(model.heads)
+        if len(references) != len(model.heads):
+            raise InputError(f"{len(references)} references for {len(model.heads)} heads ({', '.join(model.heads)})")
         self.model = model
-        self.energy_scale = EnergyScale(model.elements, E0s, scale, shift)
+        self.energy_scale = EnergyScale(model.elements, references)
         self.metadata: dict[str, Any] = dict(metadata or {})
+        self._choose(head)
+
+    def _choose(self, head: str | None) -> None:
+        self.model.head = self.energy_scale.head = head_index(self.heads, head)
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Names of the levels of theory the network can answer for."""
+        return self.model.heads
+
+    @property
+    def head(self) -> str:
+        """The one it answers for."""
+        return self.heads[self.model.head]
+
+    def with_head(self, name: str) -> Potential:
+        """A copy that answers for another head.
+
+        Raises:
+            InputError: the model has no head of that name.
+        """
+        other = deepcopy(self)
+        other._choose(name)
+        return other
 
     @property
     def cutoff(self) -> float:
@@ -83,6 +139,7 @@ class Potential(nn.Module):
 
     @property
     def E0s(self) -> dict[int, float]:
+        """Reference energies of the head in use, eV by atomic number."""
         return dict(zip(self.elements, self.energy_scale.E0s.tolist(), strict=True))
 
     @property

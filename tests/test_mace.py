@@ -25,7 +25,7 @@ class TestScalars(PotentialPhysics):
 
     @pytest.fixture
     def potential(self) -> Potential:
-        return random_potential((8, 14), hidden_irreps="4x0e", l_max=3, correlation=3, residual_first=True)
+        return random_potential((8, 14), hidden_irreps="4x0e", l_max=3, correlation=3, interaction_first="residual")
 
 
 class TestVectors(PotentialPhysics):

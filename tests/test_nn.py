@@ -116,7 +116,7 @@ def test_symmetric_contraction_is_equivariant_and_per_element() -> None:
 def test_element_linear_uses_the_atoms_own_matrix() -> None:
     torch.manual_seed(0)
     irreps = spherical_irreps(1)
-    linear = ElementLinear(irreps[:1], irreps, 4, 3).double()
+    linear = ElementLinear(irreps[:1], irreps, 4, 4, 3).double()
     species = torch.tensor([2, 0, 2, 1])
     x = torch.randn(4, 1, 4, dtype=torch.float64)
     out = linear(x, species)
@@ -142,8 +142,12 @@ def test_segment_sum_equals_torch_scatter() -> None:
 @pytest.mark.parametrize(
     "options",
     [{"correlation": 0}, {"num_interactions": 0}, {"l_max": -1}, {"avg_num_neighbors": 0}, {"mlp_irreps": "4x0e+4x1o"},
-     {"elements": []}, {"elements": [0]}, {"cutoff": 0.0}, {"hidden_irreps": "4x0e+4x4e", "correlation": 1},
-     {"correlation": 9}],
+     {"elements": []}, {"elements": [0]}, {"cutoff": 0.0}, {"correlation": 9}, {"interaction": "other"},
+     {"interaction_first": "RealAgnosticInteractionBlock"}, {"gate": "relu"}, {"l_max": [1, 2, 3]},
+     {"correlation": [2]}, {"hidden_irreps": ["4x0e"]}, {"radial_basis": "sinc"}, {"distance_transform": "none"},
+     {"heads": []}, {"heads": ["a", "a"]}, {"last_readout_only": True, "num_interactions": 1},
+     {"radial_basis": "gaussian", "num_bessel": 1},
+     {"interaction": "residual_nonlinear", "hidden_irreps": "4x0e+4x0o"}, {"radial_mlp": (8, 0)}],
 )  # fmt: skip
 def test_mace_refuses(options: dict[str, object]) -> None:
     with pytest.raises(InputError):

@@ -12,9 +12,9 @@ from mlip.models import MACE
 from mlip.potential import Potential
 
 
-def make(residual_first: bool = False, scale: float = 1.3, shift: float = 0.2) -> Potential:
+def make(first: str = "agnostic", scale: float = 1.3, shift: float = 0.2) -> Potential:
     torch.manual_seed(0)
-    model = MACE([14], 4.0, "4x0e+4x1o", l_max=2, correlation=2, radial_mlp=(8,), residual_first=residual_first)
+    model = MACE([14], 4.0, "4x0e+4x1o", l_max=2, correlation=2, radial_mlp=(8,), interaction_first=first)
     return Potential(model.double(), {14: -100.0}, scale, shift)
 
 
@@ -27,13 +27,13 @@ def test_scale_shift_and_reference() -> None:
     torch.testing.assert_close(prediction.energy, prediction.atom_energies.sum().view(1))
 
 
-@pytest.mark.parametrize("residual_first", [False, True])
-def test_isolated_atom(residual_first: bool) -> None:
-    potential = make(residual_first)
+@pytest.mark.parametrize("first", ["agnostic", "residual"])
+def test_isolated_atom(first: str) -> None:
+    potential = make(first)
     energy = potential.isolated_energy(14)
-    assert potential.model.isolated_is_E0 is not residual_first
+    assert potential.model.isolated_is_E0 is (first == "agnostic")
     assert not potential.isolated_is_E0  # the shift is not zero
-    assert (energy == pytest.approx(-99.8, abs=1e-12)) is not residual_first
+    assert (energy == pytest.approx(-99.8, abs=1e-12)) is (first == "agnostic")
     assert make(shift=0.0).isolated_is_E0
     assert make(shift=0.0).isolated_energy(14) == -100.0
     with pytest.raises(InputError, match="atomic number 6"):

@@ -29,7 +29,10 @@ class EnergyModel(nn.Module, ABC):
         elements: atomic numbers the model knows, ascending.
         cutoff: radius in Å beyond which two atoms do not interact.
         isolated_is_E0: whether an atom without neighbors has zero energy in the network's own scale.
-        cutoff_smoothness: number of derivatives of the energy that are continuous across the cutoff.
+        cutoff_smoothness: number of derivatives of the energy that are continuous across the cutoff; -1: not even the
+            energy is.
+        heads: names of the energies the network can give, such as levels of theory it was fitted to.
+        head: index of the one `forward` gives.
     """
 
     isolated_is_E0: bool
@@ -43,6 +46,10 @@ class EnergyModel(nn.Module, ABC):
         if not 0 < cutoff < math.inf:
             raise InputError(f"cutoff {cutoff}: expected a positive, finite radius in Å")
         self.cutoff = float(cutoff)
+        self.heads: tuple[str, ...] = tuple(hyperparameters.get("heads", ("default",)))
+        if not self.heads or len(set(self.heads)) != len(self.heads) or not all(isinstance(h, str) for h in self.heads):
+            raise InputError(f"heads {list(self.heads)}: expected different names, at least one")
+        self.head = 0
         #: Arguments that rebuild the model, as they stand in a weights file.
         self.hyperparameters: dict[str, Any] = {
             "elements": list(self.elements),

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from typing_extensions import Self
+
+
+def double(values: ArrayLike) -> Tensor:
+    """A tensor of float64, whatever torch's default is."""
+    return torch.as_tensor(np.asarray(values, dtype=np.float64))
 
 
 class KeepsPrecision(nn.Module):

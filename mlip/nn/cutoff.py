@@ -6,12 +6,20 @@ import torch
 from torch import Tensor, nn
 
 
-class PolynomialCutoff(nn.Module):
-    """Polynomial envelope of Gasteiger et al., ICLR 2020 (DimeNet), eq. 8.
+def polynomial_envelope(length: Tensor, cutoff: float | Tensor, p: int) -> Tensor:
+    """Polynomial envelope of Gasteiger et al., ICLR 2020 (DimeNet), eq. 8, for distances and cutoffs in Å.
 
     With x = r/r_c: f = 1 - (p+1)(p+2)/2 x^p + p(p+2) x^(p+1) - p(p+1)/2 x^(p+2). The function and its first two
     derivatives vanish at r_c, whatever p is.
     """
+    x = length / cutoff
+    power = x**p
+    value = 1 - (p + 1) * (p + 2) / 2 * power + p * (p + 2) * power * x - p * (p + 1) / 2 * power * x * x
+    return torch.where(length < cutoff, value, torch.zeros_like(value))
+
+
+class PolynomialCutoff(nn.Module):
+    """`polynomial_envelope` of one cutoff."""
 
     smoothness = 2
 
@@ -21,7 +29,4 @@ class PolynomialCutoff(nn.Module):
 
     def forward(self, length: Tensor) -> Tensor:
         """Values (E,) for distances `length` (E,) in Å."""
-        p, x = self.p, length / self.cutoff
-        power = x**p
-        value = 1 - (p + 1) * (p + 2) / 2 * power + p * (p + 2) * power * x - p * (p + 1) / 2 * power * x * x
-        return torch.where(length < self.cutoff, value, torch.zeros_like(value))
+        return polynomial_envelope(length, self.cutoff, self.p)

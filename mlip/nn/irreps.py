@@ -47,9 +47,9 @@ def parse_irreps(spec: str) -> tuple[int, Irreps]:
     return multiplicities.pop(), tuple(sorted(names))
 
 
-def spherical_irreps(l_max: int) -> Irreps:
-    """Irreps of the spherical harmonics up to l_max: parity (-1)^l."""
-    return tuple(o3.Irrep(degree, (-1) ** degree) for degree in range(l_max + 1))
+def spherical_irreps(l_max: int, so3: bool = False) -> Irreps:
+    """Irreps of the spherical harmonics up to l_max: parity (-1)^l; even all of them where only rotations count."""
+    return tuple(o3.Irrep(degree, 1 if so3 else (-1) ** degree) for degree in range(l_max + 1))
 
 
 def slices(irreps: Sequence[o3.Irrep]) -> list[slice]:
@@ -59,50 +59,57 @@ def slices(irreps: Sequence[o3.Irrep]) -> list[slice]:
 
 
 class IrrepsLinear(nn.Module):
-    """Mixes the channels of each irrep: (N, dim, fan_in) to (N, dim, fan_out), one matrix per irrep, no bias."""
+    """Mixes the channels of each irrep: (N, dim_in, fan_in) to (N, dim_out, fan_out), one matrix per irrep, no bias.
 
-    def __init__(self, irreps: Irreps, fan_in: int, fan_out: int) -> None:
+    An output irrep the input lacks is zero; one that is listed twice has a matrix each.
+    """
+
+    def __init__(self, irreps_in: Irreps, irreps_out: Irreps, fan_in: int, fan_out: int) -> None:
         super().__init__()
-        self.slices = slices(irreps)
-        self.weights = nn.ParameterList(nn.Parameter(torch.randn(fan_in, fan_out)) for _ in irreps)
-        self.norm = 1 / math.sqrt(fan_in)
+        where = dict(zip(irreps_in, slices(irreps_in), strict=True))
+        self.blocks = [(ir.dim, where.get(ir)) for ir in irreps_out]
+        self.fan_out, self.norm = fan_out, 1 / math.sqrt(fan_in)
+        self.weights = nn.ParameterList(
+            nn.Parameter(torch.randn(fan_in, fan_out)) for _, s in self.blocks if s is not None
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        mixed = [x[:, s] @ (w * self.norm) for s, w in zip(self.slices, self.weights, strict=True)]
+        weights = iter(self.weights)
+        mixed = [
+            x.new_zeros(x.shape[0], dim, self.fan_out) if s is None else x[:, s] @ (next(weights) * self.norm)
+            for dim, s in self.blocks
+        ]
         return mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1)
 
 
 class ElementLinear(nn.Module):
-    """As `IrrepsLinear` with matrices of the atom's element (Z, fan_in, fan_out): MACE's `skip_tp`.
+    """As `IrrepsLinear` with matrices of the atom's element (Z, fan_in, fan_out): MACE's `skip_tp`."""
 
-    Maps the irreps of `irreps_out` found in `irreps_in`; an output irrep the input lacks is zero.
-    """
-
-    def __init__(self, irreps_in: Irreps, irreps_out: Irreps, channels: int, num_elements: int) -> None:
+    def __init__(self, irreps_in: Irreps, irreps_out: Irreps, fan_in: int, fan_out: int, num_elements: int) -> None:
         super().__init__()
         where = dict(zip(irreps_in, slices(irreps_in), strict=True))
         self.blocks = [(ir.dim, where.get(ir)) for ir in irreps_out]
+        self.fan_out, self.norm = fan_out, 1 / math.sqrt(fan_in * num_elements)
         self.weights = nn.ParameterList(
-            nn.Parameter(torch.randn(num_elements, channels, channels)) for _, s in self.blocks if s is not None
+            nn.Parameter(torch.randn(num_elements, fan_in, fan_out)) for _, s in self.blocks if s is not None
         )
-        self.norm = 1 / math.sqrt(channels * num_elements)
 
     def forward(self, x: Tensor, species: Tensor) -> Tensor:
-        """Features `x` (N, dim_in, C) and element indices `species` (N,) to (N, dim_out, C)."""
+        """Features `x` (N, dim_in, fan_in) and element indices `species` (N,) to (N, dim_out, fan_out)."""
         weights, out = iter(self.weights), []
         for dim, where in self.blocks:
             if where is None:
-                out.append(x.new_zeros(x.shape[0], dim, x.shape[2]))
+                out.append(x.new_zeros(x.shape[0], dim, self.fan_out))
             else:
-                out.append(self._by_element(x[:, where], species, next(weights) * self.norm))
+                out.append(_by_element(x[:, where], species, next(weights) * self.norm))
         return out[0] if len(out) == 1 else torch.cat(out, dim=1)
 
-    @staticmethod
-    def _by_element(x: Tensor, species: Tensor, weight: Tensor) -> Tensor:
-        if weight.shape[0] == 1:
-            return x @ weight[0]
-        out = torch.zeros_like(x)
-        for element in species.unique().tolist():
-            rows = (species == element).nonzero().squeeze(1)
-            out = out.index_add(0, rows, x[rows] @ weight[element])
-        return out
+
+def _by_element(x: Tensor, species: Tensor, weight: Tensor) -> Tensor:
+    if weight.shape[0] == 1:
+        return x @ weight[0]
+    out = x.new_zeros(*x.shape[:2], weight.shape[2])
+    for element in species.unique().tolist():
+        rows = (species == element).nonzero().squeeze(1)
+        out = out.index_add(0, rows, x[rows] @ weight[element])
+    return out

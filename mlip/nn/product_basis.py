@@ -59,6 +59,15 @@ def polynomial(irreps_in: Irreps, irrep_out: o3.Irrep, order: int) -> tuple[Tens
     if not paths:
         return None
     dense = torch.stack(paths, dim=1)  # (dim_out, paths, dim_in, ..., dim_in)
+    return symmetrised(dense)
+
+
+def symmetrised(dense: Tensor, zero: float = 1e-12) -> tuple[Tensor, Tensor] | None:
+    """Monomials (M, order) and coefficients (dim_out, paths, M) of couplings (dim_out, paths, dim_in, ..., dim_in).
+
+    Coefficients up to `zero` are none.
+    """
+    order = dense.dim() - 2
     # Summed over permutations, an entry is the monomial's coefficient times the number of permutations that fix it.
     symmetric = torch.zeros_like(dense)
     for p in permutations(range(2, order + 2)):
@@ -69,12 +78,15 @@ def polynomial(irreps_in: Irreps, irrep_out: o3.Irrep, order: int) -> tuple[Tens
     ]
     flat = indices @ dense.shape[-1] ** torch.arange(order - 1, -1, -1)
     coefficients = symmetric.flatten(2)[:, :, flat] / torch.tensor(fixing)
-    used = (coefficients.abs() > 1e-12).any(dim=0).any(dim=0)
+    used = (coefficients.abs() > zero).any(dim=0).any(dim=0)
     return (indices[used], coefficients[..., used].contiguous()) if used.any() else None
 
 
 class SymmetricContraction(nn.Module):
-    """Node features (N, dim_in, C) to many-body features (N, dim_out, C) of body order `correlation` + 1."""
+    """Node features (N, dim_in, C) to many-body features (N, dim_out, C) of body order `correlation` + 1.
+
+    An output irrep that no product gives is zero.
+    """
 
     def __init__(
         self, irreps_in: Irreps, irreps_out: Irreps, correlation: int, channels: int, num_elements: int
@@ -88,7 +100,7 @@ class SymmetricContraction(nn.Module):
             )
         self.terms: list[tuple[int, str]] = []  # output irrep, name of the weights
         self.weights = nn.ParameterDict()  # "irrep_order" -> (Z, paths, C)
-        self.n_out = len(irreps_out)
+        self.dims_out = [ir.dim for ir in irreps_out]
         monomials, coefficients = [], []
         for k, ir in enumerate(irreps_out):
             for order in range(1, correlation + 1):
@@ -100,15 +112,11 @@ class SymmetricContraction(nn.Module):
                 self.terms.append((k, f"{ir}_{order}"))
                 paths = terms[1].shape[1]
                 self.weights[f"{ir}_{order}"] = nn.Parameter(torch.randn(num_elements, paths, channels) / paths)
-            if not any(block == k for block, _ in self.terms):
-                raise InputError(
-                    f"no product of {correlation} components of {irreps_in} gives hidden irrep {ir}; leave it out"
-                )
         self.monomials, self.coefficients = Constants(monomials), Constants(coefficients)
 
     def forward(self, x: Tensor, species: Tensor) -> Tensor:
         components = x.transpose(0, 1).contiguous()  # (dim_in, N, C)
-        out: list[list[Tensor]] = [[] for _ in range(self.n_out)]
+        out: list[list[Tensor]] = [[] for _ in self.dims_out]
         for t, (k, name) in enumerate(self.terms):
             monomials, coefficients = self.monomials[t], self.coefficients[t].to(x.dtype)
             dim_out, paths, count = coefficients.shape
@@ -118,5 +126,8 @@ class SymmetricContraction(nn.Module):
             basis = (coefficients.reshape(-1, count) @ product.flatten(1)).view(dim_out, paths, *x.shape[::2])
             term = torch.einsum("mpnc,npc->nmc", basis, self.weights[name][species])
             out[k].append(term)
-        blocks = [sum(terms[1:], start=terms[0]) for terms in out]
+        blocks = [
+            sum(terms[1:], start=terms[0]) if terms else x.new_zeros(x.shape[0], dim, x.shape[2])
+            for dim, terms in zip(self.dims_out, out, strict=True)
+        ]
         return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)

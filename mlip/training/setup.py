@@ -139,7 +139,7 @@ def build_potential(config: TrainingConfig, data: TrainingData) -> Potential:
         radial_mlp=config.radial_widths(),
         avg_num_neighbors=config.avg_num_neighbors or max(stats.avg_num_neighbors, 1.0),
         mlp_irreps=config.MLP_irreps,
-        residual_first=config.model == "ScaleShiftMACE",
+        interaction_first="residual" if config.model == "ScaleShiftMACE" else "agnostic",
     )
     potential = Potential(model, E0s=data.reference.E0s, scale=scale, shift=shift)
     return potential.to(DTYPES[config.default_dtype])
