@@ -180,21 +180,26 @@ class Potential(nn.Module):
 
     def isolated_energy(self, number: int) -> float:
         """Energy in eV of one atom of atomic number `number` without neighbors: E0 + shift + scale · network."""
-        device = self.device
         if number not in self.elements:
             raise InputError(f"atomic number {number}: expected one of {list(self.elements)}")
+        return self.isolated_energies()[number]
+
+    def isolated_energies(self) -> dict[int, float]:
+        """That of all elements, by atomic number."""
+        device, count = self.device, len(self.elements)
         none = torch.zeros(0, dtype=torch.int64, device=device)
-        atom = AtomGraph(
-            numbers=torch.tensor([number], device=device),
-            positions=torch.zeros(1, 3, dtype=torch.float64, device=device),
-            cell=torch.zeros(1, 3, 3, dtype=torch.float64, device=device),
-            pbc=torch.zeros(1, 3, dtype=torch.bool, device=device),
+        atoms = AtomGraph(
+            numbers=torch.tensor(self.elements, device=device),
+            positions=torch.zeros(count, 3, dtype=torch.float64, device=device),
+            cell=torch.zeros(count, 3, 3, dtype=torch.float64, device=device),
+            pbc=torch.zeros(count, 3, dtype=torch.bool, device=device),
             edge_index=none.view(2, 0),
             edge_shift=none.view(0, 3),
-            batch=torch.zeros(1, dtype=torch.int64, device=device),
-            n_atoms=torch.ones(1, dtype=torch.int64, device=device),
+            batch=torch.arange(count, device=device),
+            n_atoms=torch.ones(count, dtype=torch.int64, device=device),
         )
-        return self(atom, forces=False, stress=False).energy.item()
+        energies = self(atoms, forces=False, stress=False).energy.tolist()
+        return dict(zip(self.elements, energies, strict=True))
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write one safetensors file with everything needed to load it again, atomically."""

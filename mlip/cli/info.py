@@ -2,56 +2,65 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlip.cli.output import console, print_json, table
 
+if TYPE_CHECKING:
+    from pathlib import Path
 
-def command(model: str, json: bool = False) -> None:
+    from mlip.potential import Potential
+
+
+def command(model: str, head: str | None = None, json: bool = False) -> None:
     """Describe a model: architecture, elements, reference energies, provenance.
 
     Args:
-        model: weights file or name of a bundled potential
+        model: weights file, .model file of mace-torch, or name of a model (mlip models lists them)
+        head: which head of a model of several the energies are of
         json: print everything as JSON on stdout
     """
-    facts = _facts(model)
-    if json:
-        print_json(facts)
-        return
-    rows = [(name, _text(value)) for name, value in facts.items() if name not in ("hyperparameters", "metadata")]
-    out = console()
-    out.print(table(model, ("", "value"), rows))
-    for part in ("hyperparameters", "metadata"):
-        if facts[part]:
-            out.print(table(part, ("", "value"), [(key, _text(value)) for key, value in facts[part].items()]))
-
-
-def _facts(model: str) -> dict[str, Any]:
-    from ase.data import chemical_symbols
-
-    from mlip.checkpoint import read_header
     from mlip.zoo import load, model_path
 
     path = model_path(model)
-    header = read_header(path)
-    potential = load(path)
+    facts = describe(load(path, head=head), path)
+    if json:
+        print_json(facts)
+        return
+    parts = ("E0s", "isolated_energies", "hyperparameters", "metadata")
+    out = console()
+    out.print(table(model, ("", "value"), [(name, _text(value)) for name, value in facts.items() if name not in parts]))
+    rows = [(name, _text(value)) for name, value in facts["hyperparameters"].items() if name not in facts]
+    out.print(table("hyperparameters", ("", "value"), rows))
+    if facts["metadata"]:
+        out.print(table("metadata", ("", "value"), [(key, _text(value)) for key, value in facts["metadata"].items()]))
+    alone = facts["isolated_energies"]
+    energies = [(symbol, f"{E0:.6f}", f"{alone[symbol]:.6f}") for symbol, E0 in facts["E0s"].items()]
+    out.print(table("energies in eV", ("element", "E0", "atom alone"), energies))
+
+
+def describe(potential: Potential, path: Path) -> dict[str, Any]:
+    """All that a weights file says."""
+    from ase.data import chemical_symbols
+
+    reference = potential.energy_scale
     return {
         "file": str(path),
         "size_bytes": path.stat().st_size,
-        "architecture": header["architecture"],
+        "architecture": type(potential.model).__name__,
+        "heads": list(potential.heads),
+        "head": potential.head,
         "elements": [chemical_symbols[z] for z in potential.elements],
         "cutoff": potential.cutoff,
         "parameters": sum(p.numel() for p in potential.parameters()),
-        "dtype": header["dtype"],
-        "E0s": {chemical_symbols[int(z)]: energy for z, energy in header["E0s"].items()},
-        "isolated_energies": {chemical_symbols[z]: potential.isolated_energy(z) for z in potential.elements},
-        "scale": header["scale"],
-        "shift": header["shift"],
-        "units": header["units"],
-        "format_version": header["format_version"],
-        "package_version": header["package_version"],
-        "hyperparameters": header["hyperparameters"],
-        "metadata": header["metadata"],
+        "dtype": str(potential.dtype).removeprefix("torch."),
+        "scale": reference.scale.item(),
+        "shift": reference.shift.item(),
+        "units": {"energy": "eV", "length": "Å"},
+        "E0s": {chemical_symbols[z]: energy for z, energy in potential.E0s.items()},
+        "isolated_energies": {chemical_symbols[z]: energy for z, energy in potential.isolated_energies().items()},
+        "hyperparameters": potential.model.hyperparameters,
+        "metadata": potential.metadata,
     }
 
 

@@ -25,8 +25,8 @@ COLUMNS = {
     "trained_on": "trained on",
     "where": "where",
 }
-#: Tensors in a weights file that are not trained.
-FIXED = ("bessel.frequencies",)
+#: Beginnings of the names of tensors in a weights file that are not trained.
+FIXED = ("radial.", "repulsion.")
 
 
 def command(action: Literal["list", "get", "info"] = "list", name: str | None = None, json: bool = False) -> None:
@@ -126,7 +126,7 @@ def _bundled_facts(name: str, path: Path) -> dict[str, Any]:
         "license": "MIT",
         "elements": _symbols(options["elements"]),
         "cutoff": options["cutoff"],
-        "parameters": sum(math.prod(header[tensor]["shape"]) for tensor in header if tensor not in FIXED),
+        "parameters": sum(math.prod(header[tensor]["shape"]) for tensor in header if not tensor.startswith(FIXED)),
         "trained_on": BUNDLED_DATA.get(name),
         "where": "bundled",
         "path": str(path),

@@ -107,9 +107,9 @@ def hyperparameters(module: ForeignModule) -> dict[str, Any]:
         "elements": module.tensor("atomic_numbers").tolist(),
         "cutoff": module.tensor("r_max").item(),
         "hidden_irreps": [spec(block.irreps("hidden_irreps")) for block in interactions],
-        "edge_irreps": [spec(edge_irreps(block)) for block in interactions],
-        "l_max": [max(ir.l for _, ir in block.irreps("edge_attrs_irreps")) for block in interactions],
-        "correlation": [correlation(product) for product in products],
+        "edge_irreps": sent_features(interactions),
+        "l_max": one_or_all([max(ir.l for _, ir in block.irreps("edge_attrs_irreps")) for block in interactions]),
+        "correlation": one_or_all([correlation(product) for product in products]),
         "num_interactions": n_layers,
         "avg_num_neighbors": same("avg_num_neighbors", [float(b.get("avg_num_neighbors")) for b in interactions]),
         "radial_mlp": same("radial perceptrons", [radial_sizes(block) for block in interactions]),
@@ -187,6 +187,16 @@ def same(what: str, values: list[Any]) -> Any:
     if any(value != values[0] for value in values):
         raise ModelFileError(f"{what} differ between layers: {values}")
     return values[0]
+
+
+def one_or_all(values: list[int]) -> int | list[int]:
+    return values[0] if len(set(values)) == 1 else values
+
+
+def sent_features(interactions: list[ForeignModule]) -> list[str] | None:
+    """Irreps of the edges by layer, None where they are those of the atoms."""
+    edges = [edge_irreps(block) for block in interactions]
+    return None if edges == [block.irreps("node_feats_irreps") for block in interactions] else [*map(spec, edges)]
 
 
 def spec(irreps: list[MulIr]) -> str:

@@ -8,6 +8,7 @@ of 4096 for l_max = 3 and ν = 3, so that the whole is one matrix product over a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import permutations
 
@@ -17,45 +18,50 @@ from torch import Tensor, nn
 
 from mlip.errors import InputError
 from mlip.nn.constants import Constants
-from mlip.nn.irreps import Irreps, wigner_3j
+from mlip.nn.irreps import Irreps, slices, wigner_3j
 
 #: Elements of one coupling tensor; beyond it the tensors of all paths fill the memory of any machine.
 LARGEST_TENSOR = 2**22
 
 
+Coupling = tuple[o3.Irrep, Tensor]
+
+
 @lru_cache(maxsize=32)
-def _couplings(irreps: Irreps, order: int, natural: bool) -> list[tuple[o3.Irrep, Tensor]]:
+def _couplings(irreps: Irreps, order: int, natural: bool) -> list[Coupling]:
     """All ways to couple `order` copies of `irreps` from the left: [(irrep, (irrep.dim, dim, ..., dim))], sorted.
 
     With `natural`, only through irreps of parity (-1)^l. The order of the list is that of MACE's U matrices (e3nn's
     recursion), so that published path weights map one to one.
     """
-    dim = sum(ir.dim for ir in irreps)
-    eye = torch.eye(dim, dtype=torch.float64)
     if order == 1:
-        starts = torch.tensor([0] + [ir.dim for ir in irreps]).cumsum(0).tolist()
-        return [(ir, eye[start : start + ir.dim]) for ir, start in zip(irreps, starts, strict=False)]
-    found = []
+        eye = torch.eye(sum(ir.dim for ir in irreps), dtype=torch.float64)
+        return [(ir, eye[s]) for ir, s in zip(irreps, slices(irreps), strict=True)]
+    return sorted(_coupled(irreps, order, natural, None), key=lambda item: item[0])
+
+
+def _coupled(irreps: Irreps, order: int, natural: bool, wanted: o3.Irrep | None) -> Iterator[Coupling]:
+    """Couplings of one order more to `wanted`, or to all irreps, not sorted."""
+    dim = sum(ir.dim for ir in irreps)
     for left, coefficients in _couplings(irreps, order - 1, natural):
-        start = 0
-        for right in irreps:
+        for right, where in zip(irreps, slices(irreps), strict=True):
             for out in left * right:
-                if natural and out.p != (-1) ** out.l:
+                if (natural and out.p != (-1) ** out.l) or wanted not in (None, out):
                     continue
                 cg = wigner_3j(out.l, left.l, right.l) * out.dim**0.5
                 coupled = torch.einsum("jk,ijl->ikl", coefficients.flatten(1), cg)
                 full = torch.zeros(out.dim, *[dim] * order, dtype=torch.float64)
-                full[..., start : start + right.dim] = coupled.reshape(out.dim, *[dim] * (order - 1), right.dim)
-                found.append((out, full))
-            start += right.dim
-    return sorted(found, key=lambda item: item[0])
+                full[..., where] = coupled.reshape(out.dim, *[dim] * (order - 1), right.dim)
+                yield out, full
 
 
 @lru_cache(maxsize=64)
 def polynomial(irreps_in: Irreps, irrep_out: o3.Irrep, order: int) -> tuple[Tensor, Tensor] | None:
     """Monomials (M, order) of input components and coefficients (irrep_out.dim, paths, M); None where all vanish."""
     # MACE restricts the intermediates at order 4, and only there.
-    paths = [u for ir, u in _couplings(irreps_in, order, natural=order >= 4) if ir == irrep_out]
+    natural = order >= 4
+    found = _couplings(irreps_in, 1, natural) if order == 1 else _coupled(irreps_in, order, natural, irrep_out)
+    paths = [u for ir, u in found if ir == irrep_out]
     if not paths:
         return None
     dense = torch.stack(paths, dim=1)  # (dim_out, paths, dim_in, ..., dim_in)
