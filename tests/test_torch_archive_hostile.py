@@ -174,7 +174,7 @@ BOMBS: dict[str, tuple[bytes, str]] = {
     "frame": (b"\x95" + struct.pack("<Q", 2**63) + b"\x85", "damaged"),
     "sets": (b"\x8f" * 2_000_000, "steps"),
     "marks": (b"(" * 2_000_000, "steps"),
-    "deep lists": (b"]" * 400_000 + b"a" * 399_999, "nested deeper"),
+    "deep lists": (b"]" * 150_000 + b"a" * 149_999, "nested deeper"),
     "deep tuples": (b")" + b"\x85" * 900_000, "nested deeper"),
     "deep key": (b"}" + b")" + b"\x85" * 900_000 + b"Ns", "as key"),
     "deep records": (name("mace", "A") + b"q\0" + b"h\0" * 200_000 + b"N" + b"\x85R" * 200_001, "nested deeper"),

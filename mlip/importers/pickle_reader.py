@@ -20,6 +20,8 @@ from mlip.importers.records import Record
 
 MAX_BYTES = 32 * 2**20
 MAX_STEPS = 1_000_000
+#: An empty container counts as more than a number: a set takes 200 bytes of memory for one of the file.
+CONTAINER_STEPS = 3
 MAX_NAME = 256
 MAX_INTEGER = 2**128
 #: Keys of dicts and members of sets that are no text: whoever chooses them can make their hashes collide.
@@ -124,6 +126,7 @@ class PickleReader:
         elif name in _CONSTANTS:
             stack.append(_CONSTANTS[name])
         elif name in _EMPTY:
+            self._spend(CONTAINER_STEPS)
             stack.append(_EMPTY[name]())
         elif name in _TUPLES:
             count = _TUPLES[name]
@@ -281,6 +284,7 @@ class PickleReader:
     }
 
     def _ordered_dict(self) -> OrderedDict[Any, Any]:
+        self._spend(CONTAINER_STEPS)
         return OrderedDict()
 
     def _set(self, items: Any = ()) -> set[Any]:
