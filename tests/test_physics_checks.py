@@ -45,10 +45,32 @@ class TestSmallMACE(PotentialPhysics):
     @pytest.fixture(
         params=[
             {},
-            {"residual_first": True, "num_interactions": 1},
+            {"interaction_first": "residual", "num_interactions": 1},
             {"hidden_irreps": "4x0e+4x1o+4x2e", "correlation": 3},
+            {
+                "interaction_first": "density",
+                "interaction": "density_residual",
+                "distance_transform": "Agnesi",
+                "pair_repulsion": True,
+            },
+            {
+                "interaction_first": "residual_nonlinear",
+                "interaction": "residual_nonlinear",
+                "apply_cutoff": False,
+                "readout_bias": True,
+                "edge_irreps": "3x0e+3x1o",
+            },
+            {"radial_basis": "gaussian", "distance_transform": "Soft", "agnostic_product": True},
+            {
+                "radial_basis": "chebyshev",
+                "distance_transform": "Agnesi",
+                "apply_cutoff": False,
+                "l_max": [1, 2],
+                "hidden_irreps": ["4x0e+4x1o", "3x0e"],
+                "last_readout_only": True,
+            },
         ],
-        ids=["plain", "residual", "hidden l=2, order 3"],
+        ids=["plain", "residual", "hidden l=2, order 3", "density", "non-linear", "gaussian", "by layer"],
     )
     def potential(self, request: pytest.FixtureRequest) -> Potential:
         torch.manual_seed(0)

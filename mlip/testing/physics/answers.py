@@ -38,13 +38,13 @@ class Answer:
 Evaluate = Callable[[Sequence[Atoms]], Answer]
 
 
-def deviation(got: Answer, expected: Answer) -> float:
+def deviation(got: Answer, expected: Answer, floor: float = FORCE_FLOOR) -> float:
     """Return the largest relative error of energy, forces and stress; NaN if anything is not finite.
 
-    Forces are relative to the largest force of the expected answer, the energy per atom to that force times 1 Å
-    (so that large atomic energies hide nothing), the stress to its largest component.
+    Forces are relative to the largest force of the expected answer, or to `floor` if that is larger, the energy per
+    atom to that force times 1 Å (so that large atomic energies hide nothing), the stress to its largest component.
     """
-    force = max(float(np.abs(expected.forces).max(initial=0)), FORCE_FLOOR)
+    force = max(float(np.abs(expected.forces).max(initial=0)), floor)
     errors = [
         np.abs(got.forces - expected.forces).max(initial=0) / force,
         (np.abs(got.energy - expected.energy) / np.maximum(expected.n_atoms, 1)).max(initial=0) / force,

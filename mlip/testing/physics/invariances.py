@@ -10,7 +10,7 @@ from ase import Atoms
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from mlip.testing.physics.answers import Answer, Evaluate, deviation
+from mlip.testing.physics.answers import FORCE_FLOOR, Answer, Evaluate, deviation
 from mlip.testing.physics.structures import moved, random_rotation, rotated
 
 
@@ -49,7 +49,9 @@ def permutation_error(evaluate: Evaluate, atoms: Atoms, rng: Generator) -> float
     return float(np.max(errors))
 
 
-def supercell_error(evaluate: Evaluate, atoms: Atoms, repeats: tuple[int, int, int]) -> float:
+def supercell_error(
+    evaluate: Evaluate, atoms: Atoms, repeats: tuple[int, int, int], floor: float = FORCE_FLOOR
+) -> float:
     """Error of a supercell: n times the energy, the same forces on each copy, the same stress."""
     copies = int(np.prod(repeats))
     reference = evaluate([atoms])
@@ -59,7 +61,7 @@ def supercell_error(evaluate: Evaluate, atoms: Atoms, repeats: tuple[int, int, i
         stress=reference.stress,
         n_atoms=reference.n_atoms * copies,
     )
-    return deviation(evaluate([atoms.repeat(repeats)]), expected)
+    return deviation(evaluate([atoms.repeat(repeats)]), expected, floor)
 
 
 def handedness_error(evaluate: Evaluate, atoms: Atoms) -> float:
