@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mlip.energy_scale import Reference
 from mlip.errors import MLIPError, ModelFileError
-from mlip.importers.mace_weights import activation, edge_irreps, layer_weights, readout_weights
+from mlip.importers.mace_weights import activation, edge_irreps, layer_weights, readout_weights, weights_by_order
 from mlip.importers.modules import ForeignModule, MulIr
 from mlip.importers.torch_archive import Record, read_archive
 from mlip.models import MACE
@@ -21,7 +21,6 @@ from mlip.potential import Potential
 
 ADMITTED = ("mace", "e3nn", "torch.nn", "torch.fx", "opt_einsum_fx")
 BASES = {"BesselBasis": "bessel", "GaussianBasis": "gaussian", "ChebychevBasis": "chebyshev"}
-TRANSFORMS = {"AgnesiTransform": "Agnesi", "SoftTransform": "Soft"}
 #: Parts of MACE models that change the energy and are not understood here.
 UNKNOWN_PARTS = {"joint_embedding": "an embedding of charge, spin or other inputs"}
 
@@ -73,7 +72,7 @@ def build(module: ForeignModule) -> tuple[MACE, list[Reference]]:
         if part in module:
             raise ModelFileError(f"the model has {meaning} ({part}), which mlip does not know")
     options = hyperparameters(module)
-    elements = sorted(options["elements"])
+    numbers = sorted(options["elements"])
     dtype = module.child("node_embedding").child("linear").tensor("weight").dtype
     if dtype not in (torch.float32, torch.float64):
         raise ModelFileError(f"weights of {dtype}; expected float32 or float64")
@@ -83,13 +82,13 @@ def build(module: ForeignModule) -> tuple[MACE, list[Reference]]:
     scale, shift = torch.ones(len(model.heads)), torch.zeros(len(model.heads))
     if module.kind == "ScaleShiftMACE":
         scale, shift = (torch.atleast_1d(module.child("scale_shift").tensor(name)) for name in ("scale", "shift"))
-    if E0s.shape != (len(model.heads), len(elements)) or not len(model.heads) == len(scale) == len(shift):
+    if E0s.shape != (len(model.heads), len(numbers)) or not len(model.heads) == len(scale) == len(shift):
         raise ModelFileError(
             f"reference energies {tuple(E0s.shape)}, {len(scale)} scales and {len(shift)} shifts do not fit "
-            f"{len(model.heads)} heads and {len(elements)} elements"
+            f"{len(model.heads)} heads and {len(numbers)} elements"
         )
     rows = zip(E0s.tolist(), scale.double().tolist(), shift.double().tolist(), strict=True)
-    return model, [Reference(dict(zip(elements, row, strict=True)), *rest) for row, *rest in rows]
+    return model, [Reference(dict(zip(numbers, row, strict=True)), *rest) for row, *rest in rows]
 
 
 def hyperparameters(module: ForeignModule) -> dict[str, Any]:
@@ -104,8 +103,8 @@ def hyperparameters(module: ForeignModule) -> dict[str, Any]:
         raise ModelFileError(f"layers of different kinds after the first ({', '.join(kinds)})")
     radial = module.child("radial_embedding")
     options: dict[str, Any] = {
-        "elements": module.tensor("atomic_numbers").tolist(),
-        "cutoff": module.tensor("r_max").item(),
+        "elements": elements(module),
+        "cutoff": float(module.plain("r_max")),
         "hidden_irreps": [spec(block.irreps("hidden_irreps")) for block in interactions],
         "edge_irreps": sent_features(interactions),
         "l_max": one_or_all([max(ir.l for _, ir in block.irreps("edge_attrs_irreps")) for block in interactions]),
@@ -121,8 +120,6 @@ def hyperparameters(module: ForeignModule) -> dict[str, Any]:
         "so3": any(ir.l == 1 and ir.p == 1 for block in interactions for _, ir in block.irreps("edge_attrs_irreps")),
         "heads": [str(head) for head in module.get("heads") or ["default"]],
     }
-    if len(set(options["elements"])) < len(options["elements"]):
-        raise ModelFileError(f"elements {options['elements']}; expected each once")
     if not isinstance(module.get("heads") or [], list | tuple):
         raise ModelFileError("heads are no list of names")
     return options | radial_options(module, radial) | readout_options(readouts[-1], len(options["heads"]))
@@ -130,9 +127,9 @@ def hyperparameters(module: ForeignModule) -> dict[str, Any]:
 
 def radial_options(module: ForeignModule, radial: ForeignModule) -> dict[str, Any]:
     basis = radial.child("bessel_fn")
-    transform = radial.child("distance_transform").kind if "distance_transform" in radial else None
-    if basis.kind not in BASES or transform not in (None, *TRANSFORMS):
-        raise ModelFileError(f"radial functions {basis.kind} of distances transformed by {transform}")
+    if basis.kind not in BASES:
+        raise ModelFileError(f"radial functions {basis.kind}; expected one of {', '.join(BASES)}")
+    transform = distance_transform(radial.child("distance_transform")) if "distance_transform" in radial else None
     p = {"radial_embedding.cutoff_fn": radial.child("cutoff_fn").tensor("p").item()}
     if "pair_repulsion_fn" in module:
         p["pair_repulsion_fn"] = module.child("pair_repulsion_fn").tensor("p").item()
@@ -140,9 +137,18 @@ def radial_options(module: ForeignModule, radial: ForeignModule) -> dict[str, An
         "num_bessel": radial.get("out_dim"),
         "num_polynomial_cutoff": int(same("orders of the envelopes", list(p.values()))),
         "radial_basis": BASES[basis.kind],
-        "distance_transform": None if transform is None else TRANSFORMS[transform],
+        "distance_transform": transform,
         "apply_cutoff": bool(radial.get("apply_cutoff", True)),
     }
+
+
+def distance_transform(transform: ForeignModule) -> str:
+    """Its name here; two functions were called `SoftTransform`."""
+    if transform.kind == "AgnesiTransform":
+        return "Agnesi"
+    if transform.kind == "SoftTransform":
+        return "Soft" if "alpha" in transform else "early Soft"
+    raise ModelFileError(f"distances transformed by {transform.kind}; expected AgnesiTransform or SoftTransform")
 
 
 def readout_options(readout: ForeignModule, num_heads: int) -> dict[str, Any]:
@@ -179,7 +185,7 @@ def radial_sizes(block: ForeignModule) -> list[int]:
 
 def correlation(product: ForeignModule) -> int:
     contractions = product.child("symmetric_contractions").child("contractions").children()
-    return same(f"orders of {product.name}", [1 + len(c.child("weights").tensors()) for c in contractions])
+    return same(f"orders of {product.name}", [len(weights_by_order(contraction)) for contraction in contractions])
 
 
 def same(what: str, values: list[Any]) -> Any:
@@ -204,9 +210,17 @@ def spec(irreps: list[MulIr]) -> str:
     return " + ".join(f"{mul}x{ir}" for mul, ir in irreps)
 
 
+def elements(module: ForeignModule) -> list[int]:
+    """Atomic numbers in the order of the file."""
+    numbers = torch.as_tensor(module.plain("atomic_numbers")).tolist()
+    if not all(isinstance(z, int) for z in numbers) or len(set(numbers)) < len(numbers):
+        raise ModelFileError(f"elements {numbers}; expected atomic numbers, each once")
+    return numbers
+
+
 def in_order(module: ForeignModule) -> Tensor:
     """Where the elements, which may stand in any order in the file, are found in ascending order."""
-    return module.tensor("atomic_numbers").argsort()
+    return torch.tensor(elements(module)).argsort()
 
 
 def weights(module: ForeignModule, model: MACE) -> dict[str, Tensor]:

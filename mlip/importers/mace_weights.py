@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from e3nn import o3
 from torch import Tensor
@@ -18,6 +20,7 @@ from mlip.nn.radial import NormalizedMLP
 #: Largest deviation of a file's coupling coefficients from a combination of ours, relative to the largest: above the
 #: rounding of float32.
 COUPLING_TOLERANCE = 1e-5
+Path = tuple[o3.Irrep, o3.Irrep, o3.Irrep]
 
 
 def layer_weights(
@@ -62,22 +65,33 @@ def message_weights(
     interaction: ForeignModule, message: Message, mix: dict[o3.Irrep, Tensor], scalar_columns: int = 1
 ) -> dict[str, Tensor]:
     """Radial network and mixing of the paths, brought from the file's order of irreps to the ascending one."""
-    given = [ir for _, ir in edge_irreps(interaction)]
-    ours = [(out, sorted(given)[i], j) for out, i, j in message.paths]
-    theirs = sorted(ours, key=lambda path: (path[0], given.index(path[1]), path[2]))
+    ours, radial_order, mixed_order = message.named_paths(), *path_orders(interaction.child("conv_tp"))
     perceptron = perceptron_weights(interaction.child("conv_tp_weights"))
-    paths = [theirs.index(path) for path in ours]
+    columns = [radial_order.index(path) for path in ours]
     if isinstance(message.radial, NormalizedMLP):
         for name in (f"linears.{len(message.radial.linears) - 1}.{part}" for part in ("weight", "bias")):
-            perceptron[name] = reordered(perceptron[name], paths, dim=0)
+            perceptron[name] = reordered(perceptron[name], columns, dim=0)
     else:
         last = f"weights.{len(message.radial.weights) - 1}"
-        perceptron[last] = reordered(perceptron[last], paths, dim=1)
+        perceptron[last] = reordered(perceptron[last], columns, dim=1)
     for ir in mix:
-        into = [path for path in theirs if path[0] == ir]
-        mix[ir] = reordered(mix[ir], [into.index(path) for path in ours if path[0] == ir], dim=0)
+        into = [path for path in mixed_order if path[-1] == ir]
+        mix[ir] = reordered(mix[ir], [into.index(path) for path in ours if path[-1] == ir], dim=0)
     state = {f"interaction.message.radial.{name}": tensor for name, tensor in perceptron.items()}
     return state | listed("interaction.message.mix", mix, scalar_columns)
+
+
+def path_orders(conv_tp: ForeignModule) -> tuple[list[Path], list[Path]]:
+    """Paths (irrep of the neighbor, of the harmonics, of the message) in the order of the radial network's columns and
+    in that of the message's components: models of 2022 have two orders."""
+    left, right, out = ([ir for _, ir in conv_tp.irreps(name)] for name in ("irreps_in1", "irreps_in2", "irreps_out"))
+    columns, components = [], {}
+    for i, j, k, mode, has_weight, scale, _ in (record.args for record in conv_tp.get("instructions") or []):
+        if mode != "uvu" or not has_weight or not math.isclose(scale, out[k].dim ** 0.5, rel_tol=1e-6):
+            raise ModelFileError(f"{conv_tp.name}: a path {mode}, weighted {has_weight}, scaled by {scale}")
+        components[k] = (left[i], right[j], out[k])
+        columns.append(components[k])
+    return columns, [components[k] for k in sorted(components)]
 
 
 def reordered(tensor: Tensor, order: list[int], dim: int) -> Tensor:
@@ -136,25 +150,36 @@ def activation(act: ForeignModule) -> str:
 
 def contraction_weights(block: ForeignModule, irreps_in: Irreps, ir: o3.Irrep) -> dict[int, Tensor]:
     """Weights (elements, paths, C) of each order of one output irrep, for our paths."""
-    lower = block.child("weights").tensors()
-    correlation = 1 + len(lower)
-    in_file = {correlation: block.tensor("weights_max")}
-    in_file |= {correlation - 1 - int(k): tensor for k, tensor in lower.items()}
     found = {}
-    for order, tensor in in_file.items():
+    for order, tensor in weights_by_order(block).items():
         ours = polynomial(irreps_in, ir, order)
         if ours is not None:
-            found[order] = _for_our_paths(tensor, block.tensor(f"U_matrix_{order}"), ours, order, block.name)
+            found[order] = _for_our_paths(tensor, couplings(block, order), ours, order, block.name)
     return found
 
 
-def _for_our_paths(weights: Tensor, couplings: Tensor, ours: tuple[Tensor, Tensor], order: int, name: str) -> Tensor:
+def weights_by_order(block: ForeignModule) -> dict[int, Tensor]:
+    """Weights of a `Contraction`; the first models keep them all by order, later ones the highest order apart."""
+    listed = block.child("weights").tensors()
+    if "weights_max" not in block:
+        return {int(order): tensor for order, tensor in listed.items()}
+    highest = 1 + len(listed)
+    return {highest: block.tensor("weights_max")} | {highest - 1 - int(k): tensor for k, tensor in listed.items()}
+
+
+def couplings(block: ForeignModule, order: int) -> Tensor:
+    """The U matrix of an order: a buffer, in the first models in a dictionary."""
+    early = block.get("U_tensors")
+    return early[order] if isinstance(early, dict) else block.tensor(f"U_matrix_{order}")
+
+
+def _for_our_paths(weights: Tensor, u_matrix: Tensor, ours: tuple[Tensor, Tensor], order: int, name: str) -> Tensor:
     """Weights of the file's paths as weights of ours.
 
     Usually the two are the same. Models made with cuequivariance have a reduced basis of the symmetric couplings; each
     of its paths is a combination of ours.
     """
-    dense = couplings.double().movedim(-1, 0)  # (paths, [dim_out,] dim_in, ..., dim_in)
+    dense = u_matrix.double().movedim(-1, 0)  # (paths, [dim_out,] dim_in, ..., dim_in)
     dense = (dense.unsqueeze(1) if dense.dim() == order + 1 else dense).transpose(0, 1)
     theirs = symmetrised(dense, zero=COUPLING_TOLERANCE)
     if theirs is None:

@@ -58,6 +58,10 @@ class ForeignModule:
         """A plain attribute."""
         return self._state.get(name, default)
 
+    def plain(self, name: str) -> Any:
+        """A buffer, or the attribute that early models have in its place."""
+        return self.tensor(name) if name in self else self.get(name)
+
     def irreps(self, name: str) -> list[MulIr]:
         """An attribute that holds irreps."""
         if name not in self._state:

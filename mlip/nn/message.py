@@ -63,6 +63,7 @@ class Message(nn.Module):
         ]
         # Stable by output irrep, as e3nn sorts its path outputs.
         self.paths = sorted(paths, key=lambda path: path[0])
+        self.irreps_in, self.harmonics = irreps_in, harmonics
         self.dims_in, self.dims_y = [ir.dim for ir in irreps_in], [ir.dim for ir in harmonics]
         # Per path (dim_Y, dim_out * dim_in).
         self.couplings = Constants(
@@ -80,6 +81,10 @@ class Message(nn.Module):
             nn.Parameter(torch.randn(fan_in[ir], channels_out)) for ir in irreps_out if fan_in[ir]
         )
         self.norm = [1 / math.sqrt(fan_in[ir]) for ir in irreps_out if fan_in[ir]]
+
+    def named_paths(self) -> list[tuple[o3.Irrep, o3.Irrep, o3.Irrep]]:
+        """The paths as irreps of neighbor, harmonics and message."""
+        return [(self.irreps_in[i], self.harmonics[j], out) for out, i, j in self.paths]
 
     def forward(self, x: Tensor, edge_features: Tensor, edges: Edges) -> Tensor:
         """Features `x` (N, dim_in, C) and the radial network's input (E, n) to (N, dim_out, C_out)."""

@@ -103,12 +103,35 @@ class SoftTransform(KeepsPrecision):
         return lower + (length - lower) * 0.5 * (1 + step)
 
 
+class EarlySoftTransform(KeepsPrecision):
+    """The `SoftTransform` of mace-torch 0.3.5 to 0.3.10: r + (1 + tanh(-x - a x^b))/2, x = 4 r / (R_i + R_j)."""
+
+    def __init__(self, elements: Sequence[int]) -> None:
+        super().__init__()
+        self.a: Tensor
+        self.b: Tensor
+        self.covalent_radii: Tensor
+        for name, value in (("a", 0.2), ("b", 3.0)):
+            self.register_buffer(name, double(value))
+        self.register_buffer("covalent_radii", double(covalent_radii[list(elements)]))
+
+    def forward(self, length: Tensor, species: Tensor) -> Tensor:
+        """Transformed `length` (E,) in Å of pairs of element indices `species` (2, E)."""
+        x = length / (self.covalent_radii[species].sum(dim=0).to(length.dtype) / 4)
+        a, b = (constant.to(length.dtype) for constant in (self.a, self.b))
+        return length + 0.5 * torch.tanh(-x - a * x**b) + 0.5
+
+
 BASES: dict[str, type[BesselBasis | GaussianBasis | ChebyshevBasis]] = {
     "bessel": BesselBasis,
     "gaussian": GaussianBasis,
     "chebyshev": ChebyshevBasis,
 }
-TRANSFORMS: dict[str, type[AgnesiTransform | SoftTransform]] = {"Agnesi": AgnesiTransform, "Soft": SoftTransform}
+TRANSFORMS: dict[str, type[AgnesiTransform | SoftTransform | EarlySoftTransform]] = {
+    "Agnesi": AgnesiTransform,
+    "Soft": SoftTransform,
+    "early Soft": EarlySoftTransform,
+}
 
 
 class RadialEmbedding(nn.Module):
@@ -119,7 +142,7 @@ class RadialEmbedding(nn.Module):
         cutoff: r_c in Å.
         num_basis: number of functions.
         basis: "bessel", "gaussian" or "chebyshev".
-        transform: None, "Agnesi" or "Soft".
+        transform: None or a key of `TRANSFORMS`.
         p: order of the polynomial envelope.
         apply_cutoff: multiply the functions by the envelope; else it is handed on, for the messages themselves.
     """
