@@ -1,6 +1,7 @@
 """Models of mace-torch with random options and weights, read from their files, give mace's numbers.
 
-tests/reference/make_mace_references.py made them; tests/fixtures/mace_references/README.md counts the options.
+tests/reference/make_mace_references.py made them (and says where mace itself is left: the forces of chebyshev polynomials, whose
+derivative torch lacks); tests/fixtures/mace_references/README.md counts the options.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ FOLDER = Path(__file__).parent / "fixtures" / "mace_references"
 NAMES = sorted(path.name.removesuffix(".model.xz") for path in FOLDER.glob("*.model.xz"))
 TOLERANCE = 1e-10
 # A model saved in float32 keeps Clebsch-Gordan tables rounded to float32 when mace converts it to float64; ours are
-# exact. The generator's --measure prints what that rounding changes: up to 2e-7 of the largest magnitude.
-TOLERANCE_FLOAT32 = 1e-6
+# exact. The generator measures what that rounding changes: up to 9e-8 of the largest magnitude.
+TOLERANCE_FLOAT32 = 5e-7
 
 
 def test_fixtures_are_there() -> None:
@@ -60,8 +61,11 @@ def test_equal_to_mace(name: str, tmp_path: Path) -> None:
             }
             if prediction.stress is not None:
                 ours["stress"] = prediction.stress[0]
-            for key, value in ours.items():
-                expected = s[f"h{k}/{key}"]
+            stored_keys = {key.removeprefix(f"h{k}/") for key in s if key.startswith(f"h{k}/")}
+            without = {"node_energy", "stress"} if name.startswith("old_") else set()  # versions without those outputs
+            assert stored_keys >= ours.keys() - without
+            for key in sorted(stored_keys):
+                value, expected = ours[key], s[f"h{k}/{key}"]
                 scale = max(1.0, np.abs(expected).max())
                 np.testing.assert_allclose(
                     value.numpy(), expected, rtol=0, atol=tolerance * scale, err_msg=f"{key} of {structure}, {head}"

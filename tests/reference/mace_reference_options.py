@@ -13,7 +13,7 @@ BLOCKS = {
     "density_residual": "RealAgnosticDensityResidualInteractionBlock",
     "nonlinear": "RealAgnosticResidualNonLinearInteractionBlock",
 }
-ELEMENTS = [[14], [1, 6, 8], [11, 17], [8, 22, 38], [13, 31, 33, 79], [1, 92], [7, 53, 55, 82], [26]]
+ELEMENTS = [[14], [1, 6, 8], [11, 17], [8, 22, 38], [13, 31, 33, 79], [1, 92], [55, 82, 53, 7], [26]]
 OPTIONS = {
     "class": ["ScaleShiftMACE", "MACE"],
     "interaction_cls_first": list(BLOCKS),
@@ -95,7 +95,7 @@ def cases() -> dict[str, dict]:
         name = f"{k:02d}_{options['interaction_cls']}_{options['radial_type']}"
         found[name] = options | {"dtype": "float64"}
     for k, options in enumerate(draw(3, SEED + 1)):
-        found[f"float32_{k}"] = options | {"use_reduced_cg": False, "dtype": "float32"}
+        found[f"float32_{k}"] = options | {"use_reduced_cg": k == 2, "dtype": "float32"}
     for k, options in enumerate(draw(6, SEED + 2)):  # irreps of both parities (mace's nonlinear block has none)
         blocks = {o: v if v != "nonlinear" else "residual" for o, v in options.items() if o.startswith("interaction")}
         few = {"max_ell": 1 + k % 2, "correlation": 2 + k % 2, "channels": 2, "num_interactions": 2 + k % 2}
@@ -105,6 +105,13 @@ def cases() -> dict[str, dict]:
         options = next(o for o in draw(9, SEED + 3 + k) if o["num_interactions"] > 1)
         few = {"max_ell": 2, "correlation": 2 + k % 2, "hidden_irreps": irreps, "use_so3": True, "channels": 2}
         found[f"so3_{k}"] = options | few | {"dtype": "float64", "keep_last_layer_irreps": False}
+    common = {"use_reduced_cg": False, "interaction_cls": "residual", "edge_irreps": "none", "num_interactions": 2}
+    common |= {"channels": 2, "dtype": "float64", "use_last_readout_only": False, "keep_last_layer_irreps": False}
+    for k, (irreps, max_ell, order) in enumerate(
+        [("0e+1o", 3, 3), ("0e+1o+2e", 3, 3), ("0e+1o", 2, 4)]
+    ):  # large tables
+        few = {"hidden_irreps": irreps, "max_ell": max_ell, "correlation": order}
+        found[f"large_{k}"] = draw(1, SEED + 10 + k)[0] | common | few
     return found
 
 
@@ -120,4 +127,5 @@ def readme(models: dict[str, dict]) -> str:
     first = {k: v for k, v in models.items() if k[0].isdigit()}
     seen = set().union(*(pairs({k: v for k, v in o.items() if k in IMPORTANT}) for o in first.values()))
     lines += ["", f"Of {', '.join(IMPORTANT)} every pair of values that is possible occurs: {len(seen)} pairs."]
+    lines += ["", "old_*: formats of old versions, written by tests/reference/make_mace_old_references.py."]
     return "\n".join(lines) + "\n"
