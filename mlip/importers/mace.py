@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from e3nn import o3
 from torch import Tensor
 
 from mlip.energy_scale import Reference
@@ -21,8 +22,10 @@ from mlip.potential import Potential
 
 ADMITTED = ("mace", "e3nn", "torch.nn", "torch.fx", "opt_einsum_fx")
 BASES = {"BesselBasis": "bessel", "GaussianBasis": "gaussian", "ChebychevBasis": "chebyshev"}
-#: Parts of MACE models that change the energy and are not understood here.
-UNKNOWN_PARTS = {"joint_embedding": "an embedding of charge, spin or other inputs"}
+PARTS = (
+    *("node_embedding", "radial_embedding", "spherical_harmonics", "atomic_energies_fn", "interactions", "products"),
+    *("readouts", "scale_shift", "pair_repulsion_fn"),
+)
 
 
 def load_mace(path: str | PathLike[str], head: str | None = None) -> Potential:
@@ -68,16 +71,23 @@ def sha256(path: Path) -> str:
 
 def build(module: ForeignModule) -> tuple[MACE, list[Reference]]:
     """The network and, for each head, the energies it is relative to."""
-    for part, meaning in UNKNOWN_PARTS.items():
-        if part in module:
-            raise ModelFileError(f"the model has {meaning} ({part}), which mlip does not know")
+    module.expect_children(*PARTS)
+    module.child("radial_embedding").expect_children("bessel_fn", "cutoff_fn", "distance_transform")
+    harmonics = module.child("spherical_harmonics")
+    if (harmonics.get("normalize"), harmonics.get("normalization")) != (True, "component"):
+        raise ModelFileError(f"spherical harmonics normalised by {harmonics.get('normalization')!r}")
     options = hyperparameters(module)
     numbers = sorted(options["elements"])
     dtype = module.child("node_embedding").child("linear").tensor("weight").dtype
     if dtype not in (torch.float32, torch.float64):
         raise ModelFileError(f"weights of {dtype}; expected float32 or float64")
+    check_sizes(module, options)
     model = MACE(**options).to(dtype)
-    model.load_state_dict(weights(module, model))
+    state = weights(module, model)
+    for name, tensor in state.items():
+        if not bool(tensor.isfinite().all()):
+            raise ModelFileError(f"{name}: numbers that are not finite")
+    model.load_state_dict(state)
     E0s = torch.atleast_2d(module.child("atomic_energies_fn").tensor("atomic_energies")).double()[:, in_order(module)]
     scale, shift = torch.ones(len(model.heads)), torch.zeros(len(model.heads))
     if module.kind == "ScaleShiftMACE":
@@ -89,6 +99,16 @@ def build(module: ForeignModule) -> tuple[MACE, list[Reference]]:
         )
     rows = zip(E0s.tolist(), scale.double().tolist(), shift.double().tolist(), strict=True)
     return model, [Reference(dict(zip(numbers, row, strict=True)), *rest) for row, *rest in rows]
+
+
+def check_sizes(module: ForeignModule, options: dict[str, Any]) -> None:
+    """Refuse sizes that the file has no numbers for, before memory is taken for them."""
+    available = module.count()
+    channels = [o3.Irreps(irreps)[0].mul for irreps in options["hidden_irreps"]]
+    sizes = [options["num_bessel"], *options["radial_mlp"], max(channels)]
+    wanted = max(a * b for a in sizes for b in sizes[-2:])
+    if not 0 < wanted <= available or len(options["elements"]) * channels[0] > available:
+        raise ModelFileError(f"a model of {max(channels)} channels does not fit the {available} numbers in the file")
 
 
 def hyperparameters(module: ForeignModule) -> dict[str, Any]:

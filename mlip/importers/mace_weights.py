@@ -20,6 +20,11 @@ from mlip.nn.radial import NormalizedMLP
 #: Largest deviation of a file's coupling coefficients from a combination of ours, relative to the largest: above the
 #: rounding of float32.
 COUPLING_TOLERANCE = 1e-5
+PARTS = ("linear_up", "conv_tp", "conv_tp_weights", "linear", "skip_tp", "reshape", "density_fn")
+NONLINEAR_PARTS = (
+    *("linear_up", "conv_tp", "conv_tp_weights", "linear_1", "linear_2", "linear_res", "skip_tp", "reshape"),
+    *("density_fn", "source_embedding", "target_embedding", "equivariant_nonlin"),
+)
 Path = tuple[o3.Irrep, o3.Irrep, o3.Irrep]
 
 
@@ -27,6 +32,8 @@ def layer_weights(
     interaction: ForeignModule, product: ForeignModule, layer: Layer, elements: Tensor
 ) -> dict[str, Tensor]:
     """The state of one `Layer` from an interaction block and a product block; `elements` is their order."""
+    interaction.expect_children(*(NONLINEAR_PARTS if layer.nonlinear else PARTS))
+    product.expect_children("symmetric_contractions", "linear")
     state = listed("interaction.up.weights", linear(interaction.child("linear_up")))
     if layer.nonlinear:
         state |= nonlinear_weights(interaction, layer, elements)
@@ -202,15 +209,16 @@ def readout_weights(readout: ForeignModule, num_heads: int) -> dict[str, Tensor]
     h = num_heads
     if readout.kind == "LinearReadoutBlock":
         return {"weights.0": linear(readout.child("linear"))[SCALAR].T.unsqueeze(2)}
+    readout.expect_children("linear_1", "non_linearity", "linear_mid", "linear_2")
     first = linear(readout.child("linear_1"))[SCALAR]
-    last = linear(readout.child("linear_2"))[SCALAR]
+    last = linear(readout.child("linear_2"), biased=readout.kind == "NonLinearBiasReadoutBlock")[SCALAR]
     own = torch.arange(h)
     state = {
         "weights.0": first.unflatten(1, (h, -1)).transpose(0, 1),
         "weights.1": last.unflatten(0, (h, -1))[own, :, own].unsqueeze(2),
     }
     if readout.kind == "NonLinearBiasReadoutBlock":
-        middle = linear(readout.child("linear_mid"))[SCALAR]
+        middle = linear(readout.child("linear_mid"), biased=True)[SCALAR]
         state["weights.2"] = state["weights.1"]
         state["weights.1"] = middle.unflatten(0, (h, -1)).unflatten(2, (h, -1))[own, :, own]
         state["biases.0"] = readout.child("linear_mid").tensor("bias").view(h, -1)

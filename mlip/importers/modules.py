@@ -38,6 +38,12 @@ class ForeignModule:
             raise ModelFileError(f"{self.name or self.kind} has no part {name!r}")
         return ForeignModule(self._state["_modules"][name], f"{self.name}.{name}".lstrip("."))
 
+    def expect_children(self, *known: str) -> None:
+        """Refuse parts that were not thought of: they might change the energy."""
+        unknown = [name for name, record in self._state["_modules"].items() if record is not None and name not in known]
+        if unknown:
+            raise ModelFileError(f"{self.name or self.kind} has parts that mlip does not know: {', '.join(unknown)}")
+
     def children(self) -> list[ForeignModule]:
         return [self.child(name) for name, record in self._state["_modules"].items() if record is not None]
 
@@ -53,6 +59,14 @@ class ForeignModule:
         """Its own parameters and buffers, without those of its children."""
         both = {**self._state["_parameters"], **self._state["_buffers"]}
         return {name: tensor for name, tensor in both.items() if isinstance(tensor, Tensor)}
+
+    def count(self) -> int:
+        """Numbers in its own tensors and those of all modules below."""
+        total = sum(tensor.numel() for tensor in self.tensors().values())
+        for name, record in self._state["_modules"].items():
+            if isinstance(record, Record) and isinstance(record.state, dict):  # code is no module
+                total += self.child(name).count()
+        return total
 
     def get(self, name: str, default: Any = None) -> Any:
         """A plain attribute."""
@@ -85,14 +99,16 @@ def irreps(value: Any) -> list[MulIr]:
         raise ModelFileError(f"expected irreps, found {_describe(value)} ({error})") from error
 
 
-def linear(module: ForeignModule) -> dict[o3.Irrep, Tensor]:
-    """Matrices (fan_in, fan_out) of an e3nn `Linear` for the irreps it has on both sides.
+def linear(module: ForeignModule, biased: bool = False) -> dict[o3.Irrep, Tensor]:
+    """Matrices (fan_in, fan_out) of an e3nn `Linear`, with biases or not, for the irreps it has on both sides.
 
     e3nn stores one flat weight, a block per pair of equal irreps, inputs in the outer loop, and scales each by
     1/sqrt(fan_in), where the fan-in counts all inputs of an irrep.
     """
     if module.kind != "Linear":
         raise ModelFileError(f"{module.name} is a {module.kind}; expected a Linear of e3nn")
+    if biased != bool("bias" in module and module.tensor("bias").numel()):
+        raise ModelFileError(f"{module.name}: expected {'biases' if biased else 'no biases'}")
     inputs, outputs = module.irreps("irreps_in"), module.irreps("irreps_out")
     flat, start = module.tensor("weight").flatten(), 0
     blocks: dict[o3.Irrep, list[Tensor]] = {}
