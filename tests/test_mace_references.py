@@ -1,7 +1,7 @@
 """Models of mace-torch with random options and weights, read from their files, give mace's numbers.
 
-tests/reference/make_mace_references.py made them (and says where mace itself is left: the forces of chebyshev polynomials, whose
-derivative torch lacks); tests/fixtures/mace_references/README.md counts the options.
+tests/reference/make_mace_references.py made them; tests/fixtures/mace_references/README.md counts the options. Forces of
+models with chebyshev polynomials are the derivatives of mace's energies: its own lack those of the polynomials.
 """
 
 from __future__ import annotations
