@@ -1,7 +1,8 @@
 """Models of mace-torch with random options and weights, read from their files, give mace's numbers.
 
-tests/reference/make_mace_references.py made them; tests/fixtures/mace_references/README.md counts the options. Forces of
-models with chebyshev polynomials are the derivatives of mace's energies: its own lack those of the polynomials.
+tests/reference/make_mace_references.py made them; tests/fixtures/mace_references/README.md counts the options.
+Forces of models with chebyshev polynomials are the derivatives of mace's energies: its own lack those of the
+polynomials.
 """
 
 from __future__ import annotations
