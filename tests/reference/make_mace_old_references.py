@@ -45,8 +45,11 @@ MODELS = {
         "_soft": {"distance_transform": "Soft", "pair_repulsion": True} | SMALL,
         "_agnesi": {"distance_transform": "Agnesi", "pair_repulsion": True, "radial_type": "gaussian"} | SMALL,
     },
-    # heads, density, a correlation for each layer (November 2024)
-    "v0.3.8": {"": {"heads": ["a", "default"], "interaction_cls": DENSITY, "correlation": [3, 2]} | SMALL},
+    # heads, density, a correlation for each layer; vectors leave an only layer too (November 2024)
+    "v0.3.8": {
+        "": {"heads": ["a", "default"], "interaction_cls": DENSITY, "correlation": [3, 2]} | SMALL,
+        "_one_layer": {"num_interactions": 1, "interaction_cls_first": DENSITY} | SMALL,
+    },
 }
 
 
