@@ -1,4 +1,4 @@
-"""MACE and the bundled potential pass every physics check; the parity with mace-torch is in test_mace_parity.py."""
+"""MACE and the bundled potential pass every physics check; the parity with mace-torch is in test_mace_references.py."""
 
 from __future__ import annotations
 
