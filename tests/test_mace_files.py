@@ -156,12 +156,14 @@ def test_other_archives(tmp_path: Path, value: object, message: str) -> None:
         mlip.load(tmp_path / "x.model")
 
 
-def altered(root: Record, change: Callable[[dict[str, Any]], None], tmp_path: Path, mp: pytest.MonkeyPatch) -> None:
-    """Load a model whose record was changed."""
+def altered(
+    root: Record, change: Callable[[dict[str, Any]], None], tmp_path: Path, mp: pytest.MonkeyPatch
+) -> Potential:
+    """A model whose record was changed."""
     other = copy.deepcopy(root)
     change(other.state)
     mp.setattr(mace, "read_archive", lambda *_: other)
-    mace.load_mace(tmp_path / "any.model")
+    return mace.load_mace(tmp_path / "any.model")
 
 
 def test_unknown_parts_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,6 +175,8 @@ def test_unknown_parts_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (lambda s: first_block(s)["_modules"].update(lora=embedding), "interactions.0 has parts .* know: lora"),
         (lambda s: s["_modules"]["spherical_harmonics"].state.update(normalize=False), "harmonics"),
         (lambda s: s["_modules"].pop("radial_embedding"), "has no part 'radial_embedding'"),
+        (lambda s: part(s, "radial_embedding", "cutoff_fn")["_buffers"].update(r_max=torch.tensor(2.0)), "ends at 2.0"),
+        (lambda s: part(s, "products", "1").update(use_sc=False), "products.1 does not add what interactions.1 keeps"),
         (lambda s: s["_buffers"].update(r_max=torch.tensor(-1.0)), "cutoff -1"),
         (lambda s: s["_buffers"].update(r_max=torch.tensor(float("nan"))), "cutoff nan"),
         (lambda s: s["_buffers"].update(atomic_numbers=torch.tensor([1.5])), "atomic numbers, each once"),
@@ -184,12 +188,33 @@ def test_unknown_parts_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             altered(root, change, tmp_path, monkeypatch)
 
 
+def part(state: dict[str, Any], *names: str) -> dict[str, Any]:
+    """State of a module below."""
+    for name in names:
+        state = state["_modules"][name].state
+    return state
+
+
 def embedding_of(state: dict[str, Any]) -> torch.Tensor:
-    return state["_modules"]["node_embedding"].state["_modules"]["linear"].state["_parameters"]["weight"]
+    return part(state, "node_embedding", "linear")["_parameters"]["weight"]
 
 
 def first_block(state: dict[str, Any]) -> dict[str, Any]:
-    return state["_modules"]["interactions"].state["_modules"]["0"].state
+    return part(state, "interactions", "0")
+
+
+def test_radial_constants_are_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32 models mace rounds the cutoff of the envelope, not the width of gaussians or an old file's r_max."""
+    root = read_archive(reference("00_residual_gaussian", tmp_path), mace.ADMITTED)
+    (tmp_path / "any.model").write_bytes(b"")
+
+    def change(state: dict[str, Any]) -> None:
+        part(state, "radial_embedding", "bessel_fn")["coeff"] = -0.5 / 0.3**2
+        state["_buffers"]["r_max"] *= 1 + 1e-8
+
+    model = altered(root, change, tmp_path, monkeypatch).model
+    assert model.get_buffer("radial.basis.width").item() == pytest.approx(0.3, rel=1e-15)
+    assert model.cutoff == part(root.state, "radial_embedding", "cutoff_fn")["_buffers"]["r_max"].item()
 
 
 def places(node: Any) -> list[tuple[Any, Any]]:

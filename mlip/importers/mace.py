@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from mlip.importers.modules import ForeignModule, MulIr
 from mlip.importers.torch_archive import Record, read_archive
 from mlip.models import MACE
 from mlip.models.mace_layer import INTERACTIONS, Layer
+from mlip.nn.constants import double
 from mlip.potential import Potential
 
 ADMITTED = ("mace", "e3nn", "torch.nn", "torch.fx", "opt_einsum_fx")
@@ -124,7 +126,7 @@ def hyperparameters(module: ForeignModule) -> dict[str, Any]:
     radial = module.child("radial_embedding")
     options: dict[str, Any] = {
         "elements": elements(module),
-        "cutoff": float(module.plain("r_max")),
+        "cutoff": cutoff(module),
         "hidden_irreps": [spec(block.irreps("hidden_irreps")) for block in interactions],
         "edge_irreps": sent_features(interactions),
         "l_max": one_or_all([max(ir.l for _, ir in block.irreps("edge_attrs_irreps")) for block in interactions]),
@@ -143,6 +145,15 @@ def hyperparameters(module: ForeignModule) -> dict[str, Any]:
     if not isinstance(module.get("heads") or [], list | tuple):
         raise ModelFileError("heads are no list of names")
     return options | radial_options(module, radial) | readout_options(readouts[-1], len(options["heads"]))
+
+
+def cutoff(module: ForeignModule) -> float:
+    """Where the envelope ends: in some float32 models rounded, while the radius for the list of neighbors is not."""
+    envelope = module.child("radial_embedding").child("cutoff_fn").tensor("r_max").item()
+    listed = float(module.plain("r_max"))
+    if not math.isclose(envelope, listed, rel_tol=1e-6):
+        raise ModelFileError(f"neighbors up to the cutoff {listed}, but an envelope that ends at {envelope}")
+    return envelope
 
 
 def radial_options(module: ForeignModule, radial: ForeignModule) -> dict[str, Any]:
@@ -274,6 +285,8 @@ def radial_weights(radial: ForeignModule, model: MACE) -> dict[str, Tensor]:
         "GaussianBasis": {"centers": "gaussian_weights"},
     }
     state = {f"basis.{ours}": basis.tensor(theirs) for ours, theirs in names.get(basis.kind, {}).items()}
+    if basis.kind == "GaussianBasis":
+        state["basis.width"] = double(math.sqrt(-0.5 / basis.get("coeff")))
     if "distance_transform" in radial:
         transform = radial.child("distance_transform")
         for name, tensor in transform.tensors().items():

@@ -34,6 +34,8 @@ def layer_weights(
     """The state of one `Layer` from an interaction block and a product block; `elements` is their order."""
     interaction.expect_children(*(NONLINEAR_PARTS if layer.nonlinear else PARTS))
     product.expect_children("symmetric_contractions", "linear")
+    if layer.residual and not product.get("use_sc", True):
+        raise ModelFileError(f"{product.name} does not add what {interaction.name} keeps of the features")
     state = listed("interaction.up.weights", linear(interaction.child("linear_up")))
     if layer.nonlinear:
         state |= nonlinear_weights(interaction, layer, elements)

@@ -38,13 +38,15 @@ class GaussianBasis(KeepsPrecision):
         super().__init__()
         if num_basis < 2:
             raise InputError(f"num_bessel = {num_basis}: a gaussian basis needs at least 2 functions")
-        self.width = cutoff / (num_basis - 1)
+        self.width: Tensor
         self.centers: Tensor
+        self.register_buffer("width", double(cutoff / (num_basis - 1)))
         self.register_buffer("centers", torch.linspace(0.0, cutoff, num_basis, dtype=torch.float64))
 
     def forward(self, length: Tensor) -> Tensor:
         """Values (E, N) for distances `length` (E,) in Å."""
-        return torch.exp(-0.5 / self.width**2 * (length.unsqueeze(1) - self.centers.to(length.dtype)) ** 2)
+        offset = length.unsqueeze(1) - self.centers.to(length.dtype)
+        return torch.exp((-0.5 / self.width**2).to(length.dtype) * offset**2)
 
 
 class ChebyshevBasis(nn.Module):
