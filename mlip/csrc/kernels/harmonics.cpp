@@ -1,0 +1,228 @@
+// Real spherical harmonics in e3nn's order and signs, normalised to sum_m Y_lm^2 = 2l + 1, vectorised over vectors.
+//
+// With y as the polar axis: Y_{l,m} = K_lm Q_lm(y) Re (z + ix)^m and Y_{l,-m} the same with Im, where Q_lm is the m-th
+// derivative of the Legendre polynomial P_l, so that dQ_lm/dy = Q_{l,m+1}. The gradient of this extension to all of
+// space is projected onto the sphere.
+#include "harmonics.hpp"
+
+#include <cmath>
+
+#include "dual.hpp"
+
+namespace mlip::MLIP_ISA {
+namespace {
+
+// Newton's method: std::sqrt is no constant expression.
+constexpr double square_root(double x) {
+  double root = x > 1 ? x : 1;
+  for (int k = 0; k < 60; k++) root = 0.5 * (root + x / root);
+  return root;
+}
+
+// K_lm = sqrt((2 - [m = 0]) (2l + 1) (l - m)! / (l + m)!)
+constexpr double prefactor(int l, int m) {
+  double square = (m ? 2.0 : 1.0) * (2 * l + 1);
+  for (int k = l - m + 1; k <= l + m; k++) square /= k;
+  return square_root(square);
+}
+
+// The parts of the harmonics of a unit vector; X is a vector or dual numbers.
+template <class Real, int L, class X>
+struct Parts {
+  X legendre[L + 1][L + 2];  // Q_lm; Q_{l,l+1} = 0
+  X cosine[L + 1], sine[L + 1];
+
+  MLIP_INLINE Parts(const X& x, const X& y, const X& z, const X& one) {
+    unroll<L + 1>([&](auto m_) __attribute__((always_inline)) {
+      constexpr int m = m_;
+      if constexpr (m == 0) {
+        cosine[0] = one;
+        sine[0] = X{};
+        legendre[0][0] = one;
+      } else {
+        cosine[m] = m == 1 ? z : z * cosine[m - 1] - x * sine[m - 1];
+        sine[m] = m == 1 ? x : z * sine[m - 1] + x * cosine[m - 1];
+        legendre[m][m] = Real(2 * m - 1) * legendre[m - 1][m - 1];
+      }
+      legendre[m][m + 1] = X{};
+      unroll<L - m>([&](auto k_) __attribute__((always_inline)) {
+        constexpr int l = m + 1 + k_;
+        const X first = Real((2 * l - 1.0) / (l - m)) * (y * legendre[l - 1][m]);
+        if constexpr (l == m + 1)
+          legendre[l][m] = first;
+        else
+          legendre[l][m] = first - Real((l + m - 1.0) / (l - m)) * legendre[l - 2][m];
+      });
+    });
+  }
+
+  MLIP_INLINE void harmonics(X* out) const {
+    unroll<L + 1>([&](auto l_) __attribute__((always_inline)) {
+      constexpr int l = l_;
+      out[l * l + l] = Real(prefactor(l, 0)) * legendre[l][0];
+      unroll<l>([&](auto k_) __attribute__((always_inline)) {
+        constexpr int m = k_ + 1;
+        const X q = Real(prefactor(l, m)) * legendre[l][m];
+        out[l * l + l + m] = q * cosine[m];
+        out[l * l + l - m] = q * sine[m];
+      });
+    });
+  }
+
+  // Gradient of sum_lm grad_lm Y_lm in space.
+  MLIP_INLINE void gradient(const X* grad, X& gx, X& gy, X& gz) const {
+    gx = gy = gz = X{};
+    unroll<L>([&](auto k_) __attribute__((always_inline)) {
+      constexpr int l = k_ + 1;
+      gy += Real(prefactor(l, 0)) * (grad[l * l + l] * legendre[l][1]);
+      unroll<l>([&](auto j_) __attribute__((always_inline)) {
+        constexpr int m = j_ + 1;
+        const X c = Real(prefactor(l, m)) * grad[l * l + l + m], s = Real(prefactor(l, m)) * grad[l * l + l - m];
+        const X q = Real(m) * legendre[l][m];
+        if constexpr (m < l) gy += legendre[l][m + 1] * (c * cosine[m] + s * sine[m]);
+        gz += q * (c * cosine[m - 1] + s * sine[m - 1]);
+        gx += q * (s * cosine[m - 1] - c * sine[m - 1]);
+      });
+    });
+  }
+};
+
+template <class Real>
+MLIP_INLINE Vector<Real> square_root(Vector<Real> x) {
+  for (int k = 0; k < width<Real>; k++) x[k] = std::sqrt(x[k]);
+  return x;
+}
+
+// One over the length; zero for a vector of length zero, whose direction, and all that depends on it, is then zero.
+template <class Real>
+MLIP_INLINE Vector<Real> inverse(Vector<Real> length) {
+  const Vector<Real> one = Vector<Real>{} + Real(1);
+  return length > 0 ? one / length : Vector<Real>{};
+}
+
+// `size` numbers of each of up to `width` rows, a vector per number; what is not there is zero.
+template <class Real, int size>
+MLIP_INLINE void load_rows(const Real* from, int rows, Vector<Real>* to) {
+  alignas(64) Real columns[size][width<Real>] = {};
+  for (int k = 0; k < rows; k++)
+    for (int d = 0; d < size; d++) columns[d][k] = from[k * size + d];
+  for (int d = 0; d < size; d++) to[d] = load(columns[d]);
+}
+template <class Real, int size>
+MLIP_INLINE void store_rows(Real* to, int rows, const Vector<Real>* from) {
+  alignas(64) Real columns[size][width<Real>];
+  for (int d = 0; d < size; d++) store(columns[d], from[d]);
+  for (int k = 0; k < rows; k++)
+    for (int d = 0; d < size; d++) to[k * size + d] = columns[d][k];
+}
+
+template <class Real>
+MLIP_INLINE int rows_from(int64_t first, int64_t count) {
+  return static_cast<int>(count - first < width<Real> ? count - first : width<Real>);
+}
+
+template <class Real, int L>
+void forward(int64_t count, const Real* vectors, Real* harmonics, Real* lengths) {
+  constexpr int size = (L + 1) * (L + 1);
+  for (int64_t e = 0; e < count; e += width<Real>) {
+    const int rows = rows_from<Real>(e, count);
+    Vector<Real> r[3], out[size];
+    load_rows<Real, 3>(vectors + 3 * e, rows, r);
+    const Vector<Real> length = square_root<Real>(r[0] * r[0] + r[1] * r[1] + r[2] * r[2]);
+    const Vector<Real> scale = inverse<Real>(length), one = Vector<Real>{} + Real(1);
+    Parts<Real, L, Vector<Real>>(r[0] * scale, r[1] * scale, r[2] * scale, one).harmonics(out);
+    // The polynomials of degree 2, 4, ... do not vanish for the zero vector by themselves.
+    for (int m = 1; m < size; m++) out[m] = length > 0 ? out[m] : Vector<Real>{};
+    store_rows<Real, size>(harmonics + size * e, rows, out);
+    store_rows<Real, 1>(lengths + e, rows, &length);
+  }
+}
+
+// Gradient of sum_lm grad_lm Y_lm(r / |r|) + grad_length |r|.
+template <class Real, int L, class X>
+MLIP_INLINE void vector_gradient(const X* grad, const X& grad_length, const X* unit, const X& scale, const X& one,
+                                 X* out) {
+  X g[3];
+  Parts<Real, L, X>(unit[0], unit[1], unit[2], one).gradient(grad, g[0], g[1], g[2]);
+  const X radial = grad_length - scale * (unit[0] * g[0] + unit[1] * g[1] + unit[2] * g[2]);
+  for (int d = 0; d < 3; d++) out[d] = scale * g[d] + radial * unit[d];
+}
+
+template <class Real, int L>
+void backward(int64_t count, const Real* grad_harmonics, const Real* grad_lengths, const Real* vectors,
+              Real* grad_vectors) {
+  constexpr int size = (L + 1) * (L + 1);
+  for (int64_t e = 0; e < count; e += width<Real>) {
+    const int rows = rows_from<Real>(e, count);
+    Vector<Real> r[3], grad[size], grad_length, out[3];
+    load_rows<Real, 3>(vectors + 3 * e, rows, r);
+    load_rows<Real, size>(grad_harmonics + size * e, rows, grad);
+    load_rows<Real, 1>(grad_lengths + e, rows, &grad_length);
+    const Vector<Real> scale = inverse<Real>(square_root<Real>(r[0] * r[0] + r[1] * r[1] + r[2] * r[2]));
+    for (auto& x : r) x *= scale;
+    vector_gradient<Real, L>(grad, grad_length, r, scale, Vector<Real>{} + Real(1), out);
+    store_rows<Real, 3>(grad_vectors + 3 * e, rows, out);
+  }
+}
+
+template <class Real, int L>
+void second(int64_t count, const Real* tangent, const Real* grad_harmonics, const Real* grad_lengths,
+            const Real* vectors, Real* harmonics, Real* lengths, Real* grad_vectors) {
+  using X = Dual<Vector<Real>>;
+  constexpr int size = (L + 1) * (L + 1);
+  for (int64_t e = 0; e < count; e += width<Real>) {
+    const int rows = rows_from<Real>(e, count);
+    Vector<Real> r[3], t[3], grad[size], grad_length, tangents[size], out_tangents[3];
+    load_rows<Real, 3>(vectors + 3 * e, rows, r);
+    load_rows<Real, 3>(tangent + 3 * e, rows, t);
+    load_rows<Real, size>(grad_harmonics + size * e, rows, grad);
+    load_rows<Real, 1>(grad_lengths + e, rows, &grad_length);
+    const Vector<Real> scale = inverse<Real>(square_root<Real>(r[0] * r[0] + r[1] * r[1] + r[2] * r[2]));
+    for (auto& x : r) x *= scale;
+    const Vector<Real> length_tangent = r[0] * t[0] + r[1] * t[1] + r[2] * t[2];
+    X unit[3], gradient[size], y[size], out[3];
+    for (int d = 0; d < 3; d++) unit[d] = {r[d], scale * (t[d] - length_tangent * r[d])};
+    for (int m = 0; m < size; m++) gradient[m].value = grad[m];
+    const X one{Vector<Real>{} + Real(1), {}};
+    Parts<Real, L, X>(unit[0], unit[1], unit[2], one).harmonics(y);
+    vector_gradient<Real, L, X>(gradient, X{grad_length, {}}, unit, X{scale, -(scale * scale) * length_tangent}, one,
+                                out);
+    for (int m = 0; m < size; m++) tangents[m] = y[m].tangent;
+    for (int d = 0; d < 3; d++) out_tangents[d] = out[d].tangent;
+    store_rows<Real, size>(harmonics + size * e, rows, tangents);
+    store_rows<Real, 1>(lengths + e, rows, &length_tangent);
+    store_rows<Real, 3>(grad_vectors + 3 * e, rows, out_tangents);
+  }
+}
+
+// body(l_max as a constant)
+template <class Body>
+MLIP_INLINE void with_degree(int l_max, const Body& body) {
+  unroll<largest_harmonic + 1>([&](auto l) {
+    if (l == l_max) body(l);
+  });
+}
+
+template <class Real>
+constexpr HarmonicsOf<Real> functions() {
+  return {[](int l_max, int64_t count, const Real* vectors, Real* harmonics, Real* lengths) {
+            with_degree(l_max, [&](auto l) { forward<Real, l>(count, vectors, harmonics, lengths); });
+          },
+          [](int l_max, int64_t count, const Real* grad_harmonics, const Real* grad_lengths, const Real* vectors,
+             Real* grad_vectors) {
+            with_degree(l_max,
+                        [&](auto l) { backward<Real, l>(count, grad_harmonics, grad_lengths, vectors, grad_vectors); });
+          },
+          [](int l_max, int64_t count, const Real* tangent, const Real* grad_harmonics, const Real* grad_lengths,
+             const Real* vectors, Real* harmonics, Real* lengths, Real* grad_vectors) {
+            with_degree(l_max, [&](auto l) {
+              second<Real, l>(count, tangent, grad_harmonics, grad_lengths, vectors, harmonics, lengths, grad_vectors);
+            });
+          }};
+}
+
+}  // namespace
+
+extern const HarmonicsTable harmonics_table = {functions<float>(), functions<double>()};
+
+}  // namespace mlip::MLIP_ISA
