@@ -35,9 +35,7 @@ class EnergyScale(KeepsPrecision):
         for E0s, scale, shift in references:
             missing = [chemical_symbols[z] for z in elements if z not in E0s]
             if missing:
-                raise InputError(
-                    f"no reference energy E0 for {', '.join(missing)}; expected {{Z: eV}} for each"
-                )
+                raise InputError(f"no reference energy E0 for {', '.join(missing)}; expected {{Z: eV}} for each")
             values = torch.tensor([float(E0s[z]) for z in elements] + [scale, shift], dtype=torch.float64)
             if not bool(values.isfinite().all()) or scale == 0:
                 raise InputError(
