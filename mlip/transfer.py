@@ -40,6 +40,15 @@ class _Cut(Exception):
     """The transfer stopped on its way; another attempt can succeed."""
 
 
+class _HTTPSRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirections to https alone; a proxy that is reached over https would carry other schemes too."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        if not newurl.lower().startswith("https://"):
+            raise DownloadError(f"{req.host} redirects to {newurl[:200]!a}, which is no https address")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 def https_opener() -> urllib.request.OpenerDirector:
     """What opens https URLs and no others."""
     opener = urllib.request.OpenerDirector()
@@ -47,7 +56,7 @@ def https_opener() -> urllib.request.OpenerDirector:
         urllib.request.ProxyHandler(),
         urllib.request.UnknownHandler(),
         urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPRedirectHandler(),
+        _HTTPSRedirects(),
         urllib.request.HTTPErrorProcessor(),
         urllib.request.HTTPSHandler(),
     ):
@@ -135,12 +144,12 @@ def _attempt(url: str, part: Path, opener: urllib.request.OpenerDirector, room: 
             forget(part)
             raise _Cut("the server went on with another part or version of the file")
         length = response.headers.get("Content-Length")
-        total = start + int(length) if length and length.isdecimal() else None
+        total = start + int(length) if length and re.fullmatch("[0-9]{1,18}", length) else None
         if total is not None and total - start > room():
             raise DownloadError(
                 f"{(total - start) / 1e6:.1f} MB are needed in {part.parent}, {max(room(), 0) / 1e6:.1f} MB are free"
             )
-        _write(response, part, start, total)
+        _write(response, part, start, total, room)
 
 
 def _open(request: urllib.request.Request, part: Path, opener: urllib.request.OpenerDirector) -> HTTPResponse:
@@ -168,7 +177,7 @@ def _open(request: urllib.request.Request, part: Path, opener: urllib.request.Op
     return response
 
 
-def _write(response: HTTPResponse, part: Path, start: int, total: int | None) -> None:
+def _write(response: HTTPResponse, part: Path, start: int, total: int | None, room: Callable[[], int]) -> None:
     """Append the body of `response`, or begin anew; the file's version is noted before its content comes."""
     bar = _Bar(part.name.removeprefix(".").removesuffix(".part"), total)
     done = start
@@ -177,6 +186,9 @@ def _write(response: HTTPResponse, part: Path, start: int, total: int | None) ->
             if not start:
                 _version_file(part).write_text(_version(response.headers), encoding="utf-8")
             while block := _read(response, done):
+                if total is None and len(block) > room():
+                    forget(part)
+                    raise DownloadError(f"the server sends no end: {part.parent} is full after {done / 1e6:.1f} MB")
                 file.write(block)
                 done += len(block)
                 bar.show(done)
@@ -216,7 +228,7 @@ def _resumable(part: Path) -> tuple[int, str]:
 
 def _continues(headers: Message, have: int, version: str) -> bool:
     """Whether a partial answer begins where we stopped, in the same version."""
-    found = re.match(r"bytes (\d+)-", headers.get("Content-Range", ""))
+    found = re.match(r"bytes ([0-9]{1,18})-", headers.get("Content-Range", ""))
     return found is not None and int(found[1]) == have and _version(headers) == version
 
 

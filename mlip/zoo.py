@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from difflib import get_close_matches
 from importlib import resources
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     from mlip.potential import Potential
 
+#: Characters that texts do not hold.
+_CONTROL = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]")
 EXPECTED = "expected a complete weights file of mlip (*.safetensors) or a MACE model (*.model)"
 
 
@@ -44,6 +47,8 @@ def model_path(name_or_path: str | PathLike[str]) -> Path:
     if not isinstance(name_or_path, str | PathLike):
         raise InputError(f"model {name_or_path!r}: expected a bundled name or the path of a weights file")
     name = os.fspath(name_or_path)
+    if name == "":
+        raise InputError(f"the name of the model is empty; {EXPECTED}, or a name that mlip models lists")
     bundled = bundled_models()
     if name in bundled:
         return bundled[name]
@@ -56,8 +61,10 @@ def model_path(name_or_path: str | PathLike[str]) -> Path:
     path = Path(name)
     if path.is_dir():
         raise ModelFileError(f"{path} is a folder; {EXPECTED}")
-    if path.exists():
+    if path.is_file():
         return path
+    if path.exists():  # opening a pipe would wait for ever
+        raise ModelFileError(f"{path} is a device or a pipe, not a file; {EXPECTED}")
     own = in_own_folder(name) if path.name == name else None
     if own is None:
         raise ModelFileError(
@@ -126,7 +133,7 @@ def _refuse_foreign(path: Path) -> None:
         kind = "an HDF5 file"
     elif begin[:1] == b"\x80" and begin[1] in range(2, 6):
         kind = "a Python pickle, which can run any code and is never opened"
-    elif begin.isascii() and b"\0" not in begin:
-        kind = f"a text file (it begins with {begin[:20].decode()!r})"
+    elif not _CONTROL.search(begin):
+        kind = f"a text file (it begins with {begin.decode(errors='replace')[:20]!r})"
     if kind:
         raise ModelFileError(f"{path} is not a readable weights file but {kind}; {EXPECTED}")

@@ -39,7 +39,7 @@ class Behavior:
     #: Bytes after which each answer breaks off, the last one for all further; None sends all.
     cuts: list[int | None] = field(default_factory=lambda: [None])
     status: int = 200
-    announced: int | None = None
+    announced: int | str | None = None
     chunked: bool = False
     pause: float = 0.0
     redirect: str | None = None

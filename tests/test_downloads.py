@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import socket
@@ -10,7 +11,9 @@ import subprocess
 import sys
 import threading
 import urllib.error
+import urllib.request
 from collections.abc import Iterator
+from email.message import Message
 from pathlib import Path
 
 import pytest
@@ -207,6 +210,23 @@ def test_too_little_room(server: Server, monkeypatch: pytest.MonkeyPatch) -> Non
         find_or_fetch(MODEL, server.opener)
 
 
+def test_an_answer_without_end(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of unknown length: it may fill the disk to the margin and is then given up, with what came of it."""
+    server.behavior.chunked = True
+    taken = iter(range(100))
+    monkeypatch.setattr(downloads, "_room", lambda folder: 200_000 - 50_000 * next(taken))
+    with pytest.raises(DownloadError, match=r"no end: .* is full after 0\.\d MB"):
+        find_or_fetch(MODEL, server.opener)
+    assert not part_of(MODEL).exists() and len(server.behavior.requests) == 1
+
+
+@pytest.mark.parametrize("announced", ["9" * 5000, "9" * 400])
+def test_an_absurd_length(server: Server, announced: str) -> None:
+    """Python refuses to read the first as an integer and to divide the second: it counts as unknown."""
+    server.behavior.announced = announced
+    assert find_or_fetch(MODEL, server.opener).read_bytes() == server.behavior.content
+
+
 def test_the_cache_can_not_be_written(server: Server, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file where a folder should be")
     with pytest.raises(OSError) as caught:
@@ -386,6 +406,17 @@ def test_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             find_or_fetch(MODEL)
         thread.join(10)
     assert asked[0].startswith(f"CONNECT {HOST}:443 ".encode())
+
+
+@pytest.mark.parametrize("target", ["http://127.0.0.1:9/x", "ftp://127.0.0.1/x"])
+def test_redirections_stay_on_https(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where a proxy would carry other schemes."""
+    monkeypatch.setenv(f"{target.partition(':')[0]}_proxy", "https://127.0.0.1:9")
+    opener, headers = transfer.https_opener(), Message()
+    headers["Location"] = target
+    request = urllib.request.Request(MODEL.url)
+    with pytest.raises(DownloadError, match=f"models.test redirects to '{target}', which is no https address"):
+        opener.error("https", request, io.BytesIO(), 302, "Found", headers)
 
 
 def test_redirection_as_github_does(server: Server) -> None:

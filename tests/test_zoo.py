@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import pickle
 import re
 import struct
@@ -248,6 +249,9 @@ FOREIGN = {
     "an empty file": lambda path: path.write_bytes(b""),
     "Python pickle.*never": _pickle,
     "text file.*'<html>": lambda path: path.write_text("<html>not found</html>"),
+    "text file.*'<!DOCTYPE html>": lambda path: path.write_text("<!DOCTYPE html>\n<title>Gefälscht</title>"),
+    "text file.*'<html": lambda path: path.write_bytes("<html><title>Entrée</title>".encode("latin1")),
+    "TorchScript": lambda path: torch.jit.script(torch.nn.Tanh()).save(path),
     "git LFS": lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
     "HDF5": lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100)),
     "zip archive": lambda path: path.write_bytes(b"PK\x03\x04" + bytes(100)),
@@ -282,6 +286,24 @@ def test_folders_and_missing_files(tmp_path: Path) -> None:
         load(tmp_path)
     with pytest.raises(ModelFileError, match=r"x\.model"):
         load(tmp_path / "x.model")
+    with pytest.raises(InputError, match="empty"):
+        load("")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_pipes_and_devices(tmp_path: Path) -> None:
+    """To open a pipe that nobody writes to would wait for ever."""
+    os.mkfifo(tmp_path / "pipe.model")
+    for path in (tmp_path / "pipe.model", Path(os.devnull)):
+        with pytest.raises(ModelFileError, match="not a file; expected"):
+            load(path)
+
+
+def test_an_empty_name_is_not_the_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As of --model "$MODEL" with a variable that is not set."""
+    (tmp_path / "si.xyz").write_text("1\n\nSi 0 0 0\n")
+    assert main(["relax", str(tmp_path / "si.xyz"), "--model", ""]) == 1
+    assert "the name of the model is empty" in capsys.readouterr().err
 
 
 # mlip models

@@ -89,7 +89,7 @@ def make_calculator(
     """
     from mlip.calculators import MLIPCalculator
 
-    name = model or default_model(atoms)
+    name = default_model(atoms) if model is None else model
     calculator = MLIPCalculator(name, device=device, dtype=dtype, head=head)
     unknown = set(atoms.numbers.tolist()) - set(calculator.potential.elements)
     if unknown:

@@ -24,16 +24,17 @@ _ENCRYPTED = 0x2041  # encrypted, strongly encrypted, directory encrypted
 
 
 class Entry(NamedTuple):
-    """A record of the archive: its length in bytes, the offset of its local header, the CRC-32 of its content."""
+    """A record of the archive: bytes that it takes, offset of its local header, CRC-32, whether uncompressed."""
 
     name: str
     size: int
     offset: int
     crc: int
+    stored: bool
 
 
 class StoredZip:
-    """Zip archive whose entries are stored as they are.
+    """Zip archive whose entries are stored as they are; others can be listed and not read.
 
     Args:
         file: opened for reading, seekable; stays open and is not closed here.
@@ -112,17 +113,17 @@ class StoredZip:
             )
             if flags & _ENCRYPTED:
                 raise ModelFileError(f"{name!a} is encrypted; expected an archive as torch.save writes it")
-            if method or packed != size:
-                raise ModelFileError(
-                    f"{name!a} is compressed; expected an archive as torch.save writes it, stored only"
-                )
             if name in entries:
                 raise ModelFileError(f"{name!a} is there twice")
-            entries[name] = Entry(name, size, offset, crc)
+            entries[name] = Entry(name, packed, offset, crc, stored=not method and packed == size)
         return entries
 
     def open(self, entry: Entry) -> int:
         """Offset of the content of an entry, after a check of its local header."""
+        if not entry.stored:
+            raise ModelFileError(
+                f"{entry.name!a} is compressed; expected an archive as torch.save writes it, stored only"
+            )
         header = _LOCAL.unpack(self._read(entry.offset, _LOCAL.size))
         content = entry.offset + _LOCAL.size + header[9] + header[10]
         name = self._read(entry.offset + _LOCAL.size, header[9])
