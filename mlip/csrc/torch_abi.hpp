@@ -37,6 +37,7 @@ int32_t aoti_torch_get_data_ptr(AtenTensorHandle, void**);
 int32_t aoti_torch_empty_strided(int64_t ndim, const int64_t* sizes, const int64_t* strides, int32_t dtype,
                                  int32_t device_type, int32_t device_index, AtenTensorHandle*);
 int32_t torch_parallel_for(int64_t begin, int64_t end, int64_t grain, void (*)(int64_t, int64_t, void*), void*);
+int32_t torch_get_num_threads(uint32_t*);
 int32_t aoti_torch_dtype_bool();
 int32_t aoti_torch_dtype_int64();
 int32_t aoti_torch_dtype_float32();
@@ -135,6 +136,13 @@ void parallel_for(int64_t begin, int64_t end, int64_t grain, const Body& body) {
   };
   MLIP_ABI(torch_parallel_for(begin, end, grain, run, &context));
   if (context.error) std::rethrow_exception(context.error);
+}
+
+// Threads that parallel_for uses.
+inline int64_t num_threads() {
+  uint32_t threads = 1;
+  MLIP_ABI(torch_get_num_threads(&threads));
+  return threads;
 }
 
 // Registers operators when the library is loaded; lives as long as the process.

@@ -1,0 +1,8 @@
+// Messages from features of degree up to 2.
+#include "message_kernel.hpp"
+
+namespace mlip::MLIP_ISA {
+
+const MessageTables message_2[3] = {{}, message_tables<2, 2>, message_tables<2, 3>};
+
+}  // namespace mlip::MLIP_ISA

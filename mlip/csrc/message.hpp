@@ -1,0 +1,60 @@
+// Fused messages of equivariant networks: what the kernels (kernels/message_*.cpp) take and offer.
+//
+//   out[l3][m3, i, path, c] = sum over edges e of center i and m1 of
+//                             coupling[e, (path, m3, m1)] * radial[e, path, c] * x[m1][neighbor(e)][c]
+//
+// trilinear in coupling, radial and x. The radial part is interpolated from a table inside the kernel, or handed over
+// for a block of edges that stays in cache; it never exists for all edges.
+#pragma once
+#include <cstdint>
+
+#include "isa.hpp"
+#include "message_paths.hpp"
+
+namespace mlip {
+
+template <class Real>
+struct MessageArguments {
+  int64_t num_atoms = 0, channels = 0;
+  const int64_t* offsets = nullptr;   // (num_atoms + 1,) edges of center i are offsets[i] ... offsets[i + 1]
+  const int64_t* neighbor = nullptr;  // (edges,)
+  const Real* x = nullptr;            // (num_atoms, components, channels)
+  const Real* coupling = nullptr;     // (edges, coupling_size)
+
+  // Radial part by interpolation: weights of value and slope at two knots.
+  const Real* weights = nullptr;  // (edges, 4)
+  const int64_t* knot = nullptr;  // (edges,)
+  const Real* table = nullptr;    // (knots, channels / block, paths, 2, block)
+  // Radial part as an array: element [edge, path, channel] is at edge * edge_stride + path * path_stride + channel.
+  const Real* radial = nullptr;
+  int64_t edge_stride = 0, path_stride = 0;
+
+  Real* out[4] = {};  // forward: for each l3 (2 l3 + 1, num_atoms, paths into l3 * channels)
+
+  const Real* grad_out[4] = {};   // backward: as out
+  Real* grad_x = nullptr;         // as x, added to; nullptr if not wanted
+  Real* grad_coupling = nullptr;  // as coupling
+  Real* grad_weights = nullptr;   // as weights
+  Real* grad_radial = nullptr;    // as radial
+};
+
+// Kernels of one pair of degrees for the centers [begin, end) and, forward, the channels [first, last).
+template <class Real>
+struct MessageKernels {
+  void (*forward)(const MessageArguments<Real>&, int64_t begin, int64_t end, int64_t first, int64_t last);
+  void (*backward)(const MessageArguments<Real>&, int64_t begin, int64_t end);
+};
+template <class Real>
+struct MessageTable {
+  MessageKernels<Real> interpolated, array;
+};
+struct MessageTables {
+  MessageTable<float> float32;
+  MessageTable<double> float64;
+};
+
+// The files' tables, by l_max of the harmonics less one.
+MLIP_FOR_EACH_ISA(extern const MessageTables message_0[3]; extern const MessageTables message_1[3];
+                  extern const MessageTables message_2[3];)
+
+}  // namespace mlip

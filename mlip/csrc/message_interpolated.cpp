@@ -1,0 +1,95 @@
+// Messages whose radial part is interpolated from a table: torch.ops.mlip.message_interpolated and its derivative.
+#include "message_operator.hpp"
+
+namespace mlip {
+namespace {
+
+#define MLIP_INTERPOLATED_ARGUMENTS                                                                      \
+  "Tensor x, Tensor coupling, Tensor weights, Tensor knot, Tensor table, Tensor neighbor, Tensor offsets, " \
+  "int hidden, int harmonics"
+constexpr const char* schema = "message_interpolated(" MLIP_INTERPOLATED_ARGUMENTS ") -> (Tensor, Tensor, Tensor, Tensor)";
+constexpr const char* backward_schema =
+    "message_interpolated_backward(Tensor grad_0, Tensor grad_1, Tensor grad_2, Tensor grad_3, "
+    MLIP_INTERPOLATED_ARGUMENTS ", bool need_x) -> (Tensor, Tensor, Tensor)";
+
+struct Arguments {
+  explicit Arguments(const StableIValue* stack)
+      : x(stack[0]), coupling(stack[1]), weights(stack[2]), knot(stack[3]), table(stack[4]), neighbor(stack[5]),
+        offsets(stack[6]), hidden(abi::from_stack<int64_t>(stack[7])), harmonics(abi::from_stack<int64_t>(stack[8])) {}
+  abi::Tensor x, coupling, weights, knot, table, neighbor, offsets;
+  int64_t hidden, harmonics;
+
+  template <class Real>
+  MessageGraph check(MessageArguments<Real>& args) const {
+    constexpr int64_t lanes = 64 / sizeof(Real);
+    const MessageGraph graph(x, coupling, neighbor, offsets, hidden, harmonics, args);
+    check_tensor(weights, dtype_of<Real>(), {graph.num_edges, 4},
+                 "weights: expected a contiguous tensor (edges, 4) of the type of x");
+    check_tensor(table, dtype_of<Real>(), {-1, graph.channels / lanes, graph.sizes.paths, 2, lanes},
+                 "table: expected a contiguous tensor made by pack_table, of the type of x");
+    check_tensor(knot, aoti_torch_dtype_int64(), {graph.num_edges}, "knot: expected a contiguous int64 tensor (edges,)");
+    require(all_below(knot.data<int64_t>(), graph.num_edges, table.size(0) - 1),
+            "knot: expected indices of knots that have a next one");
+    args.weights = weights.data<Real>(), args.knot = knot.data<int64_t>(), args.table = table.data<Real>();
+    return graph;
+  }
+};
+
+template <class Real>
+void forward(const Arguments& given, StableIValue* stack) {
+  MessageArguments<Real> args;
+  const MessageGraph graph = given.check(args);
+  auto out = allocate_messages(graph, given.x, args);
+  const auto run = kernels_of<Real>(graph.hidden, graph.harmonics).interpolated.forward;
+  abi::parallel_for(0, graph.num_atoms, 8,
+                    [&](int64_t begin, int64_t end) { run(args, begin, end, 0, graph.channels); });
+  for (int l3 = 0; l3 < 4; l3++) stack[l3] = out[l3].release();
+}
+
+template <class Real>
+void backward(const Arguments& given, const Messages& grad, bool need_x, StableIValue* stack) {
+  MessageArguments<Real> args;
+  const MessageGraph graph = given.check(args);
+  check_gradients(graph, grad, args);
+  const int64_t length = graph.sizes.components_x * graph.channels;
+  auto grad_x = need_x ? given.x.new_empty({graph.num_atoms, graph.sizes.components_x, graph.channels}, given.x.dtype())
+                       : given.x.new_empty({0}, given.x.dtype());
+  auto grad_coupling = given.x.new_empty({graph.num_edges, graph.sizes.coupling}, given.x.dtype());
+  auto grad_weights = given.x.new_empty({graph.num_edges, 4}, given.x.dtype());
+  args.grad_coupling = grad_coupling.data<Real>(), args.grad_weights = grad_weights.data<Real>();
+  prefer_huge_pages(args.grad_coupling, graph.num_edges * graph.sizes.coupling * static_cast<int64_t>(sizeof(Real)));
+  const auto run = kernels_of<Real>(graph.hidden, graph.harmonics).interpolated.backward;
+  if (need_x)
+    sum_over_pieces(args, length, grad_x.data<Real>(), [&](int64_t begin, int64_t end, Real* to) {
+      auto own = args;
+      own.grad_x = to;
+      run(own, begin, end);
+    });
+  else
+    abi::parallel_for(0, graph.num_atoms, 8, [&](int64_t begin, int64_t end) { run(args, begin, end); });
+  stack[0] = grad_x.release(), stack[1] = grad_coupling.release(), stack[2] = grad_weights.release();
+}
+
+void message_interpolated(StableIValue* stack, uint64_t, uint64_t) {
+  const Arguments args(stack);
+  if (args.x.dtype() == aoti_torch_dtype_float64()) return forward<double>(args, stack);
+  require(args.x.dtype() == aoti_torch_dtype_float32(), "x: expected float32 or float64");
+  forward<float>(args, stack);
+}
+
+void message_interpolated_backward(StableIValue* stack, uint64_t, uint64_t) {
+  const Messages grad{abi::Tensor(stack[0]), abi::Tensor(stack[1]), abi::Tensor(stack[2]), abi::Tensor(stack[3])};
+  const Arguments args(stack + 4);
+  const bool need_x = abi::from_stack<bool>(stack[13]);
+  if (args.x.dtype() == aoti_torch_dtype_float64()) return backward<double>(args, grad, need_x, stack);
+  require(args.x.dtype() == aoti_torch_dtype_float32(), "x: expected float32 or float64");
+  backward<float>(args, grad, need_x, stack);
+}
+
+const auto definitions = abi::Library("mlip").def(schema).def(backward_schema);
+const auto cpu = abi::Library("mlip", "CPU")
+                     .impl("message_interpolated", message_interpolated)
+                     .impl("message_interpolated_backward", message_interpolated_backward);
+
+}  // namespace
+}  // namespace mlip

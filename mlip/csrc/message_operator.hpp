@@ -1,0 +1,171 @@
+// What the operators around the message kernels share: arguments, their checks, and sums that do not depend on threads.
+#pragma once
+#include <algorithm>
+#include <array>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "memory.hpp"
+#include "message.hpp"
+#include "torch_abi.hpp"
+
+namespace mlip {
+
+inline void require(bool condition, const char* message) {
+  if (!condition) throw std::invalid_argument(std::string("message: ") + message);
+}
+
+template <class Real>
+int32_t dtype_of() {
+  return sizeof(Real) == 4 ? aoti_torch_dtype_float32() : aoti_torch_dtype_float64();
+}
+
+// A contiguous tensor on the CPU of this type and these sizes (-1: any).
+inline void check_tensor(const abi::Tensor& tensor, int32_t dtype, std::initializer_list<int64_t> shape,
+                         const char* message) {
+  bool right = tensor.on_cpu() && tensor.dtype() == dtype && tensor.contiguous() &&
+               tensor.ndim() == static_cast<int64_t>(shape.size());
+  for (int axis = 0; right && axis < static_cast<int>(shape.size()); axis++)
+    right = shape.begin()[axis] < 0 || tensor.size(axis) == shape.begin()[axis];
+  require(right, message);
+}
+
+inline bool all_below(const int64_t* values, int64_t count, int64_t bound) {
+  bool inside = true;
+  for (int64_t k = 0; k < count; k++) inside &= (values[k] >= 0) & (values[k] < bound);
+  return inside;
+}
+
+inline const PathSizes& sizes_of(int64_t hidden, int64_t harmonics) {
+  static constexpr PathSizes sizes[3][3] = {{path_sizes<0, 1>, path_sizes<0, 2>, path_sizes<0, 3>},
+                                            {path_sizes<1, 1>, path_sizes<1, 2>, path_sizes<1, 3>},
+                                            {{}, path_sizes<2, 2>, path_sizes<2, 3>}};
+  require(hidden >= 0 && hidden <= 2 && harmonics >= 1 && harmonics <= 3 && hidden <= harmonics,
+          "hidden, harmonics: expected degrees 0 <= hidden <= 2 and hidden <= harmonics, 1 <= harmonics <= 3");
+  return sizes[hidden][harmonics - 1];
+}
+
+template <class Real>
+const MessageTable<Real>& kernels_of(int64_t hidden, int64_t harmonics) {
+  const MessageTables& tables = (hidden == 0   ? MLIP_BEST(message_0)
+                                 : hidden == 1 ? MLIP_BEST(message_1)
+                                               : MLIP_BEST(message_2))[harmonics - 1];
+  if constexpr (sizeof(Real) == 4)
+    return tables.float32;
+  else
+    return tables.float64;
+}
+
+// The graph of a message and its numbers.
+struct MessageGraph {
+  int64_t num_atoms, num_edges, channels, hidden, harmonics;
+  PathSizes sizes;
+
+  // Checks x (N, D, C), coupling (E, K), neighbor (E,), offsets (N + 1,), and fills in what they say.
+  template <class Real>
+  MessageGraph(const abi::Tensor& x, const abi::Tensor& coupling, const abi::Tensor& neighbor,
+               const abi::Tensor& offsets, int64_t hidden_, int64_t harmonics_, MessageArguments<Real>& args)
+      : hidden(hidden_), harmonics(harmonics_), sizes(sizes_of(hidden_, harmonics_)) {
+    check_tensor(x, dtype_of<Real>(), {-1, sizes.components_x, -1},
+                 "x: expected a contiguous tensor (atoms, (hidden + 1)^2, channels) on the CPU");
+    num_atoms = x.size(0), channels = x.size(2);
+    require(channels > 0 && channels % (64 / static_cast<int64_t>(sizeof(Real))) == 0,
+            "x: expected a multiple of 16 (float32) or 8 (float64) channels");
+    check_tensor(neighbor, aoti_torch_dtype_int64(), {-1}, "neighbor: expected a contiguous int64 tensor (edges,)");
+    num_edges = neighbor.size(0);
+    check_tensor(coupling, dtype_of<Real>(), {num_edges, sizes.coupling},
+                 "coupling: expected a contiguous tensor (edges, columns of the coupling matrix) of the type of x");
+    check_tensor(offsets, aoti_torch_dtype_int64(), {num_atoms + 1},
+                 "offsets: expected a contiguous int64 tensor (atoms + 1,)");
+    const auto* bounds = offsets.data<int64_t>();
+    bool ascending = bounds[0] == 0 && bounds[num_atoms] == num_edges;
+    for (int64_t i = 0; i < num_atoms; i++) ascending &= bounds[i] <= bounds[i + 1];
+    require(ascending, "offsets: expected ascending numbers from 0 to the number of edges");
+    require(all_below(neighbor.data<int64_t>(), num_edges, num_atoms), "neighbor: expected indices of atoms");
+    args.num_atoms = num_atoms, args.channels = channels;
+    args.offsets = bounds, args.neighbor = neighbor.data<int64_t>();
+    args.x = x.data<Real>(), args.coupling = coupling.data<Real>();
+  }
+};
+
+// The messages of degree l3, (2 l3 + 1, atoms, paths * channels); (0,) beyond the degree of the harmonics.
+inline abi::Tensor new_messages(const MessageGraph& graph, const abi::Tensor& x, int l3) {
+  if (l3 > graph.harmonics) return x.new_empty({0}, x.dtype());
+  return x.new_empty({2 * l3 + 1, graph.num_atoms, graph.sizes.into[l3] * graph.channels}, x.dtype());
+}
+using Messages = std::array<abi::Tensor, 4>;
+template <class Real>
+Messages allocate_messages(const MessageGraph& graph, const abi::Tensor& x, MessageArguments<Real>& args) {
+  Messages out{new_messages(graph, x, 0), new_messages(graph, x, 1), new_messages(graph, x, 2),
+               new_messages(graph, x, 3)};
+  for (int l3 = 0; l3 <= graph.harmonics; l3++) {
+    args.out[l3] = out[l3].data<Real>();
+    prefer_huge_pages(args.out[l3], (2 * l3 + 1) * graph.num_atoms * graph.sizes.into[l3] * graph.channels *
+                                        static_cast<int64_t>(sizeof(Real)));
+  }
+  return out;
+}
+template <class Real>
+void check_gradients(const MessageGraph& graph, const Messages& grad, MessageArguments<Real>& args) {
+  for (int l3 = 0; l3 <= graph.harmonics; l3++) {
+    check_tensor(grad[l3], dtype_of<Real>(), {2 * l3 + 1, graph.num_atoms, graph.sizes.into[l3] * graph.channels},
+                 "grad: expected contiguous tensors like the messages");
+    args.grad_out[l3] = grad[l3].data<Real>();
+  }
+}
+
+// Centers in pieces of about equal numbers of edges. How many depends on the number of atoms alone, so that sums over
+// the pieces, taken in their order, do not depend on the number of threads.
+inline std::vector<int64_t> pieces_of(const int64_t* offsets, int64_t num_atoms) {
+  const int64_t pieces = num_atoms >= 512 ? 8 : num_atoms >= 256 ? 4 : num_atoms >= 128 ? 2 : 1;
+  std::vector<int64_t> bounds(pieces + 1, num_atoms);
+  bounds[0] = 0;
+  for (int64_t k = 1; k < pieces; k++)
+    bounds[k] = std::upper_bound(offsets, offsets + num_atoms, offsets[num_atoms] * k / pieces) - offsets - 1;
+  return bounds;
+}
+
+// total (num_atoms, length) = sum over pieces of what run(begin, end, to) adds to the rows `neighbor` of the piece's
+// edges in `to`, in the order of the pieces. Each thread has one buffer, of which only the rows in use are touched.
+template <class Real, class Run>
+void sum_over_pieces(const MessageArguments<Real>& args, int64_t length, Real* total, const Run& run) {
+  const auto bounds = pieces_of(args.offsets, args.num_atoms);
+  const auto pieces = static_cast<int64_t>(bounds.size()) - 1;
+  std::fill(total, total + args.num_atoms * length, Real(0));
+  if (pieces == 1) return run(0, args.num_atoms, total);
+  const int64_t at_once = std::min(pieces, abi::num_threads());
+  std::vector<std::unique_ptr<Real[]>> buffers(at_once);
+  std::vector<std::vector<char>> used(at_once);
+  for (int64_t first = 0; first < pieces; first += at_once) {
+    const int64_t last = std::min(pieces, first + at_once);
+    abi::parallel_for(first, last, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t piece = begin; piece < end; piece++) {
+        auto& buffer = buffers[piece - first];
+        auto& rows = used[piece - first];
+        if (!buffer) buffer.reset(new Real[args.num_atoms * length]);
+        rows.assign(args.num_atoms, 0);
+        const int64_t *edge = args.neighbor + args.offsets[bounds[piece]],
+                      *stop = args.neighbor + args.offsets[bounds[piece + 1]];
+        for (; edge < stop; edge++) {
+          if (rows[*edge]) continue;
+          rows[*edge] = 1;
+          std::fill_n(buffer.get() + *edge * length, length, Real(0));
+        }
+        run(bounds[piece], bounds[piece + 1], buffer.get());
+      }
+    });
+    abi::parallel_for(0, args.num_atoms, 64, [&](int64_t begin, int64_t end) {
+      for (int64_t k = 0; k < last - first; k++)
+        for (int64_t atom = begin; atom < end; atom++) {
+          if (!used[k][atom]) continue;
+          const Real* from = buffers[k].get() + atom * length;
+          Real* to = total + atom * length;
+          for (int64_t c = 0; c < length; c++) to[c] += from[c];
+        }
+    });
+  }
+}
+
+}  // namespace mlip

@@ -1,0 +1,205 @@
+"""Messages of equivariant networks in one pass over the edges: eq. 8 of the MACE paper (arXiv:2206.07697).
+
+For features x of degree l1 <= ``hidden``, spherical harmonics Y of degree l2 <= ``harmonics`` and messages of degree
+l3 <= ``harmonics``, all of natural parity:
+
+    out[l3][m3, i, (p, c)] = sum over edges e of center i, m1:  M[e, (p, m3, m1)] * R[e, p, c] * x[neighbor[e], m1, c]
+
+with M = Y @ :func:`coupling_matrix`. Paths p = (l1, l2, l3) have the order of :func:`message_paths` everywhere but in
+the columns of M. Edges are sorted by center: those of center i are ``offsets[i]:offsets[i + 1]``.
+
+The compiled operators never store an (edges x paths x channels) array. They have first derivatives; a second
+derivative raises `NotImplementedError`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from mlip import _extension
+from mlip.ops.segment import segment_sum
+
+MAX_HIDDEN, MAX_HARMONICS = 2, 3  # of the compiled kernels
+
+
+def message_paths(hidden: int, harmonics: int) -> list[tuple[int, int, int]]:
+    """All paths (l1, l2, l3) of natural parity, sorted by (l3, l1, l2): the order of radial columns and of mixing."""
+    return [
+        (l1, l2, l3)
+        for l3 in range(harmonics + 1)
+        for l1 in range(hidden + 1)
+        for l2 in range(abs(l1 - l3), min(harmonics, l1 + l3) + 1, 2)
+    ]
+
+
+def _columns(hidden: int, harmonics: int) -> dict[tuple[int, int, int], slice]:
+    """Columns of the coupling of each path: sorted by (l1, l3, l2), (m3, m1) each, but one where l2 = 0."""
+    where, start = {}, 0
+    for path in sorted(message_paths(hidden, harmonics), key=lambda p: (p[0], p[2], p[1])):
+        size = 1 if path[1] == 0 else (2 * path[0] + 1) * (2 * path[2] + 1)
+        where[path] = slice(start, start + size)
+        start += size
+    return where
+
+
+def coupling_matrix(hidden: int, harmonics: int, wigner_3j: Callable[[int, int, int], Tensor]) -> Tensor:
+    """Constant matrix ((harmonics + 1)^2, K) in float64 that turns spherical harmonics into the coupling M.
+
+    Args:
+        hidden: largest degree of the features.
+        harmonics: largest degree of the spherical harmonics and of the messages.
+        wigner_3j: of degrees (l1, l2, l3) to the symbols (2 l1 + 1, 2 l2 + 1, 2 l3 + 1) in float64, as
+            `mlip.nn.irreps.wigner_3j`. The couplings are sqrt(2 l3 + 1) times these.
+    """
+    where = _columns(hidden, harmonics)
+    matrix = torch.zeros((harmonics + 1) ** 2, max(s.stop for s in where.values()), dtype=torch.float64)
+    for (l1, l2, l3), columns in where.items():
+        coupling = (wigner_3j(l1, l2, l3) * math.sqrt(2 * l3 + 1)).permute(1, 2, 0)  # m2, m3, m1
+        if l2 == 0:  # the identity: one number is enough
+            coupling = coupling[:, :1, :1]
+        matrix[l2**2 : (l2 + 1) ** 2, columns] = coupling.flatten(1)
+    return matrix
+
+
+def pack_table(values: Tensor, slopes: Tensor) -> Tensor:
+    """Table of radial functions for :func:`message_interpolated`.
+
+    Args:
+        values: (knots, paths, C) at the knots.
+        slopes: derivatives times the distance of knots, as values.
+
+    Returns:
+        (knots, C / B, paths, 2, B) with B channels in 64 bytes (B = C if that does not divide C).
+    """
+    channels = values.shape[2]
+    lanes = 64 // values.element_size()
+    lanes = channels if channels % lanes else lanes
+    pairs = torch.stack([values, slopes], dim=2).unflatten(3, (channels // lanes, lanes))
+    return pairs.permute(0, 3, 1, 2, 4).contiguous()
+
+
+def message_interpolated(
+    x: Tensor,
+    coupling: Tensor,
+    weights: Tensor,
+    knot: Tensor,
+    table: Tensor,
+    neighbor: Tensor,
+    offsets: Tensor,
+    hidden: int,
+    harmonics: int,
+) -> list[Tensor]:
+    """Messages with radial functions interpolated from a table (cubic Hermite).
+
+    R[e] = weights[e, 0] v[knot] + weights[e, 1] s[knot] + weights[e, 2] v[knot + 1] + weights[e, 3] s[knot + 1] with
+    the values v and slopes s given to :func:`pack_table`.
+
+    Args:
+        x: (N, (hidden + 1)^2, C) features of the neighbors.
+        coupling: (E, K), spherical harmonics (E, (harmonics + 1)^2) times :func:`coupling_matrix`.
+        weights: (E, 4).
+        knot: (E,) int64.
+        table: from :func:`pack_table`; has no derivative.
+        neighbor: (E,) int64.
+        offsets: (N + 1,) int64.
+        hidden: largest degree of x.
+        harmonics: largest degree of harmonics and messages.
+
+    Returns:
+        For each degree l3 of the messages (2 l3 + 1, N, paths into l3 * C).
+    """
+    if _fits(x, hidden, harmonics):
+        messages = torch.ops.mlip.message_interpolated(
+            x.contiguous(),
+            coupling.contiguous(),
+            weights.contiguous(),
+            knot,
+            table,
+            neighbor,
+            offsets,
+            hidden,
+            harmonics,
+        )
+        return list(messages[: harmonics + 1])
+    pairs = table.permute(0, 2, 3, 1, 4).flatten(3)  # knots, paths, value or slope, channels
+    near = torch.cat([pairs[knot], pairs[knot + 1]], dim=2)
+    radial = (weights[:, None, :, None] * near).sum(2)
+    return message_reference(x, coupling, radial, neighbor, offsets, hidden, harmonics)
+
+
+def message_reference(
+    x: Tensor, coupling: Tensor, radial: Tensor, neighbor: Tensor, offsets: Tensor, hidden: int, harmonics: int
+) -> list[Tensor]:
+    """Messages in plain torch, for any degrees, with radial functions (E, paths, C); see the other arguments above."""
+    center = torch.repeat_interleave(torch.arange(x.shape[0], device=x.device), offsets.diff())
+    features = x.index_select(0, neighbor).split([2 * l1 + 1 for l1 in range(hidden + 1)], dim=1)
+    where, collected = _columns(hidden, harmonics), [[] for _ in range(harmonics + 1)]  # type: list[list[Tensor]]
+    for path, r in zip(message_paths(hidden, harmonics), radial.unbind(1), strict=True):
+        l1, l2, l3 = path
+        m = coupling[:, where[path]]
+        product = m[:, :, None] * features[l1] if l2 == 0 else m.unflatten(1, (2 * l3 + 1, 2 * l1 + 1)) @ features[l1]
+        collected[l3].append(segment_sum(product * r[:, None], center, x.shape[0]).movedim(1, 0))
+    return [torch.cat(parts, dim=2) for parts in collected]
+
+
+def _fits(x: Tensor, hidden: int, harmonics: int) -> bool:
+    """Whether the compiled kernels can do this."""
+    return (
+        _extension.compiled
+        and x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.float64)
+        and x.shape[2] > 0
+        and x.shape[2] * x.element_size() % 64 == 0
+        and hidden <= MAX_HIDDEN
+        and 1 <= harmonics <= MAX_HARMONICS
+        and hidden <= harmonics
+    )
+
+
+def _messages_fake(x: Tensor, hidden: int, harmonics: int) -> tuple[Tensor, ...]:
+    paths = message_paths(hidden, harmonics)
+    return tuple(
+        x.new_empty(2 * l3 + 1, x.shape[0], x.shape[2] * sum(p[2] == l3 for p in paths))
+        if l3 <= harmonics
+        else x.new_empty(0)
+        for l3 in range(MAX_HARMONICS + 1)
+    )
+
+
+def _raise_second_derivative(ctx: object, *grads: Tensor) -> None:
+    raise NotImplementedError("the compiled message operators have no second derivatives yet")
+
+
+if _extension.compiled:
+
+    @torch.library.register_fake("mlip::message_interpolated")
+    def _interpolated_fake(x, coupling, weights, knot, table, neighbor, offsets, hidden, harmonics):  # type: ignore[no-untyped-def]
+        return _messages_fake(x, hidden, harmonics)
+
+    @torch.library.register_fake("mlip::message_interpolated_backward")
+    def _interpolated_backward_fake(*args):  # type: ignore[no-untyped-def]
+        x, coupling, weights, need_x = args[4], args[5], args[6], args[-1]
+        return torch.empty_like(x) if need_x else x.new_empty(0), torch.empty_like(coupling), torch.empty_like(weights)
+
+    def _interpolated_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(*inputs[:7])
+        ctx.degrees = inputs[7:]
+
+    def _interpolated_backward(ctx, *grads):  # type: ignore[no-untyped-def]
+        if ctx.needs_input_grad[4]:
+            raise NotImplementedError("message_interpolated has no derivative with respect to the table: detach it")
+        grads = [grad.contiguous() for grad in grads]
+        need_x = ctx.needs_input_grad[0]
+        grad_x, grad_coupling, grad_weights = torch.ops.mlip.message_interpolated_backward(
+            *grads, *ctx.saved_tensors, *ctx.degrees, need_x
+        )
+        return grad_x if need_x else None, grad_coupling, grad_weights, *[None] * 6
+
+    torch.library.register_autograd(
+        "mlip::message_interpolated", _interpolated_backward, setup_context=_interpolated_context
+    )
+    torch.library.register_autograd("mlip::message_interpolated_backward", _raise_second_derivative)
