@@ -137,7 +137,8 @@ def message_reference(
     """Messages in plain torch, for any degrees, with radial functions (E, paths, C); see the other arguments above."""
     center = torch.repeat_interleave(torch.arange(x.shape[0], device=x.device), offsets.diff())
     features = x.index_select(0, neighbor).split([2 * l1 + 1 for l1 in range(hidden + 1)], dim=1)
-    where, collected = _columns(hidden, harmonics), [[] for _ in range(harmonics + 1)]  # type: list[list[Tensor]]
+    where = _columns(hidden, harmonics)
+    collected: list[list[Tensor]] = [[] for _ in range(harmonics + 1)]
     for path, r in zip(message_paths(hidden, harmonics), radial.unbind(1), strict=True):
         l1, l2, l3 = path
         m = coupling[:, where[path]]
@@ -192,10 +193,9 @@ if _extension.compiled:
     def _interpolated_backward(ctx, *grads):  # type: ignore[no-untyped-def]
         if ctx.needs_input_grad[4]:
             raise NotImplementedError("message_interpolated has no derivative with respect to the table: detach it")
-        grads = [grad.contiguous() for grad in grads]
         need_x = ctx.needs_input_grad[0]
         grad_x, grad_coupling, grad_weights = torch.ops.mlip.message_interpolated_backward(
-            *grads, *ctx.saved_tensors, *ctx.degrees, need_x
+            *[grad.contiguous() for grad in grads], *ctx.saved_tensors, *ctx.degrees, need_x
         )
         return grad_x if need_x else None, grad_coupling, grad_weights, *[None] * 6
 
