@@ -10,8 +10,10 @@ import pytest
 from ase.io import write
 from stillinger_weber import silicon
 
+from mlip.cli import main
 from mlip.cli.output import to_json
 from mlip.cli.structures import read_structure
+from mlip.zoo import bundled_models
 
 
 @pytest.mark.parametrize("name", ["POSCAR", "si.vasp", "si.gen", "si.res", "si.xsf", "si.cif", "si.json", "si.traj"])
@@ -25,3 +27,12 @@ def test_json_holds_no_nan():
     assert (
         json.dumps(to_json(value), allow_nan=False) == '{"a": null, "b": [0, 1], "c": [1, null], "d": "x", "e": true}'
     )
+
+
+@pytest.mark.parametrize("name", ["run[1]", "[bold]", "x[/x]"])
+def test_brackets_in_names_are_no_markup(tmp_path, capsys, name):
+    path = tmp_path / f"{name}.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(bundled_models()["silicon"].read_bytes())
+    assert main(["info", str(path)]) == 0
+    assert name in capsys.readouterr().out

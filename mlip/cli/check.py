@@ -34,7 +34,7 @@ def command(
     The exit status is 0 only if every check passes.
 
     Args:
-        model: bundled name or weights file of one of our models; its ASE calculator is checked as well
+        model: name (mlip models lists them), weights file, or .model file of MACE; its ASE calculator is checked too
         head: which head of a model that has several, by name
         calculator: instead of a model, an ASE calculator as module:callable, such as ase.calculators.emt:EMT
         structure: with --calculator, a file with the structure to test on; without it, elements are tried
@@ -134,11 +134,12 @@ def _report(out: Console, title: str, results: list[CheckResult]) -> None:
         ]
         for r in results
     ]
-    out.print(table(title, ["", "check", "value", "tolerance", "what it means"], rows, right=(2, 3)))
+    out.print(table(title, ["", "check", "value", "tolerance", "what it means"], rows, right=(2, 3)), markup=True)
     failed = [r.name for r in results if not r.passed]
     skipped = sum(r.skipped for r in results)
     ran = f"{len(results) - skipped} checks" + (f", {skipped} skipped" if skipped else "")
-    out.print(f"[bold red]{len(failed)} of {ran} failed:[/] {', '.join(failed)}" if failed else f"{ran}, all passed")
+    summary = f"[bold red]{len(failed)} of {ran} failed:[/] {', '.join(failed)}" if failed else f"{ran}, all passed"
+    out.print(summary, markup=True)
 
 
 def _escaped(text: str) -> str:

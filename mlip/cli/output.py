@@ -27,8 +27,11 @@ _PLAIN_INTERVAL = 10.0
 
 
 def console(json_output: bool = False) -> Console:
-    """Return the console for people: stdout, or stderr when stdout is reserved for JSON."""
-    return Console(stderr=json_output, highlight=False, soft_wrap=True)
+    """Return the console for people: stdout, or stderr when stdout is reserved for JSON.
+
+    Brackets are printed as they are: names of files and heads may hold them.
+    """
+    return Console(stderr=json_output, highlight=False, markup=False, soft_wrap=True)
 
 
 def print_json(result: dict[str, Any]) -> None:
