@@ -41,7 +41,8 @@ class MLIPCalculator(DeviatingCalculator):
     √(Σ(x_m - x̄)² / M). A list of one model is that model.
 
     Args:
-        model: a potential, a bundled name such as "silicon", or a weights file; or a list of such.
+        model: a potential, a name such as "silicon" or "mace-mpa-0-medium", or the path of a weights file, ours or a
+            MACE `.model`; or a list of such.
         device: "cpu", "cuda", ...; "auto" takes the GPU if there is one.
         dtype: precision of the network, "float64" or "float32"; positions and energies are float64 always.
         skin: extra radius in Å of the neighbor list; it is searched again only when atoms or cell moved too far.

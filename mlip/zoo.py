@@ -45,7 +45,7 @@ def model_path(name_or_path: str | PathLike[str]) -> Path:
         OSError: the cache can't be written.
     """
     if not isinstance(name_or_path, str | PathLike):
-        raise InputError(f"model {name_or_path!r}: expected a bundled name or the path of a weights file")
+        raise InputError(f"model {name_or_path!r}: expected a name or the path of a weights file")
     name = os.fspath(name_or_path)
     if name == "":
         raise InputError(f"the name of the model is empty; {EXPECTED}, or a name that mlip models lists")

@@ -80,7 +80,7 @@ def _last_images(path: Path) -> int | slice:
 def make_calculator(
     model: str | None, atoms: Atoms, *, device: str = "auto", dtype: Dtype = "float64", head: str | None = None
 ) -> MLIPCalculator:
-    """Return the calculator of a model: a file, the name of a bundled one, or None for the bundled one that fits.
+    """Return the calculator of a model: a file, a name that `mlip models` lists, or None for the bundled one that fits.
 
     Raises:
         UnknownElementError: no bundled potential covers the structure, or the model does not.
