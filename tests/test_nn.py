@@ -60,6 +60,25 @@ def test_wigner_signs_are_orthogonal_couplings() -> None:
     assert torch.equal(wigner_3j(2, 1, 2), -o3.wigner_3j(2, 1, 2, dtype=torch.float64))
 
 
+def test_wigner_signs_are_those_of_published_weights() -> None:
+    """Sums of the symbols in e3nn 0.4.4 (run in mace-torch's environment), weighted so that none is zero."""
+    recorded = {
+        (1, 1, 2): -0.403438515466,
+        (1, 4, 4): 0.165965787735,
+        (1, 7, 7): -0.0185310537924,
+        (3, 3, 5): 0.337914543408,
+        (3, 4, 6): -0.48420870839,
+        (4, 4, 5): 0.0654441670789,
+        (5, 5, 9): 0.46143590642,
+        (5, 6, 10): 0.515725964554,
+        (9, 11, 11): 0.434001687203,
+    }
+    for degrees, expected in recorded.items():
+        symbol = wigner_3j(*degrees).flatten()
+        weights = torch.sin(1.7 * torch.arange(len(symbol), dtype=torch.float64))
+        assert (symbol @ weights).item() == pytest.approx(expected, rel=1e-9)
+
+
 def test_parse_irreps() -> None:
     assert parse_irreps("8x0e+8x1o") == (8, (o3.Irrep("0e"), o3.Irrep("1o")))
     for wrong in ("nonsense", "8x0e+4x1o", "8x1o", "8x0e+8x0e"):

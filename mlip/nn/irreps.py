@@ -17,8 +17,18 @@ from mlip.errors import InputError
 Irreps = tuple[o3.Irrep, ...]
 
 #: Triples whose Wigner 3j symbol in e3nn 0.6 has the opposite sign of e3nn 0.4, with which published MACE weights were
-#: trained (all permutations of a triple alike; compared for all l <= 6).
-_FLIPPED = {tuple(map(int, triple)) for triple in "122 133 144 155 166 346 357 368 445 456 467 555 566".split()}
+#: trained (all permutations of a triple alike; all of l <= 11, where both end, were compared).
+_FLIPPED = {
+    *((1, n, n) for n in range(2, 12)),
+    *((3, n, n + 2) for n in range(4, 10)),
+    *((4, n, n + 1) for n in range(4, 11)),
+    *((5, n, n) for n in range(5, 12)),
+    *((5, n, n + 4) for n in range(6, 8)),
+    *((6, n, n + 3) for n in range(6, 9)),
+    *((7, n, n + 2) for n in range(7, 10)),
+    *((8, n, n + 1) for n in range(8, 11)),
+    *((9, n, n) for n in range(9, 12)),
+}
 
 
 def wigner_3j(l1: int, l2: int, l3: int) -> Tensor:
