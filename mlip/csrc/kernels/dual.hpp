@@ -6,7 +6,7 @@ namespace mlip::MLIP_ISA {
 
 template <class T>
 struct Dual {
-  T value{}, tangent{};
+  T value, tangent;
 };
 
 template <class T>

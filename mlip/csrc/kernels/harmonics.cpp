@@ -182,7 +182,7 @@ void second(int64_t count, const Real* tangent, const Real* grad_harmonics, cons
     const Vector<Real> length_tangent = r[0] * t[0] + r[1] * t[1] + r[2] * t[2];
     X unit[3], gradient[size], y[size], out[3];
     for (int d = 0; d < 3; d++) unit[d] = {r[d], scale * (t[d] - length_tangent * r[d])};
-    for (int m = 0; m < size; m++) gradient[m].value = grad[m];
+    for (int m = 0; m < size; m++) gradient[m] = X{grad[m], {}};
     const X one{Vector<Real>{} + Real(1), {}};
     Parts<Real, L, X>(unit[0], unit[1], unit[2], one).harmonics(y);
     vector_gradient<Real, L, X>(gradient, X{grad_length, {}}, unit, X{scale, -(scale * scale) * length_tangent}, one,
