@@ -102,16 +102,19 @@ def load(
     from mlip.potential import usable_device
 
     path = model_path(name_or_path)
-    if not is_torch_archive(path):
-        _refuse_foreign(path)
-        return load_potential(path, device, dtype, head)
-    from mlip.importers.mace import load_mace
-
     wanted = DTYPES.get(str(dtype).removeprefix("torch."))
     if dtype is not None and wanted is None:
         raise InputError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
     device = usable_device(device)
-    potential = load_mace(path, head)
+    try:
+        if not is_torch_archive(path):
+            _refuse_foreign(path)
+            return load_potential(path, device, dtype, head)
+        from mlip.importers.mace import load_mace
+
+        potential = load_mace(path, head)
+    except InputError as error:  # about heads; of a committee's models one must be told which
+        raise InputError(f"{path}: {error}") from error
     potential.requires_grad_(False)
     return potential.to(device=device, dtype=wanted or potential.dtype)
 

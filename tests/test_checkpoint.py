@@ -207,7 +207,7 @@ def test_names(tmp_path: Path) -> None:
         mlip.load("silcon")
     with pytest.raises(ModelFileError, match="folder"):
         mlip.load(tmp_path)
-    with pytest.raises(InputError, match="bundled name or the path"):
+    with pytest.raises(InputError, match="a name or the path"):
         mlip.load(None)  # type: ignore[arg-type]
 
 

@@ -207,7 +207,7 @@ def test_models_that_can_not_be(tmp_path: Path) -> None:
         MLIPCalculator([])
     with pytest.raises(ModelFileError, match="nosuch"):
         MLIPCalculator(["silicon", "nosuch"])
-    with pytest.raises(InputError, match="expected a bundled name"):
+    with pytest.raises(InputError, match="expected a name"):
         MLIPCalculator([toy(), 3])  # type: ignore[list-item]
     with pytest.raises(InputError, match=r"\(MACE, MACE\) have no element in common"):
         MLIPCalculator([mace((6,)), mace((14,))])
