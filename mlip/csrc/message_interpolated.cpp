@@ -60,7 +60,7 @@ void backward(const Arguments& given, const Messages& grad, bool need_x, StableI
   prefer_huge_pages(args.grad_coupling, graph.num_edges * graph.sizes.coupling * static_cast<int64_t>(sizeof(Real)));
   const auto run = kernels_of<Real>(graph.hidden, graph.harmonics).interpolated.backward;
   if (need_x)
-    sum_over_pieces(args, length, grad_x.data<Real>(), [&](int64_t begin, int64_t end, Real* to) {
+    sum_over_pieces(args, length, grad_x.data<Real>(), [&](int64_t, int64_t begin, int64_t end, Real* to) {
       auto own = args;
       own.grad_x = to;
       run(own, begin, end);

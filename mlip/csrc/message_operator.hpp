@@ -127,14 +127,14 @@ inline std::vector<int64_t> pieces_of(const int64_t* offsets, int64_t num_atoms)
   return bounds;
 }
 
-// total (num_atoms, length) = sum over pieces of what run(begin, end, to) adds to the rows `neighbor` of the piece's
+// total (num_atoms, length) = sum over pieces of what run(piece, begin, end, to) adds to the rows `neighbor` of the piece's
 // edges in `to`, in the order of the pieces. Each thread has one buffer, of which only the rows in use are touched.
 template <class Real, class Run>
 void sum_over_pieces(const MessageArguments<Real>& args, int64_t length, Real* total, const Run& run) {
   const auto bounds = pieces_of(args.offsets, args.num_atoms);
   const auto pieces = static_cast<int64_t>(bounds.size()) - 1;
   std::fill(total, total + args.num_atoms * length, Real(0));
-  if (pieces == 1) return run(0, args.num_atoms, total);
+  if (pieces == 1) return run(0, 0, args.num_atoms, total);
   const int64_t at_once = std::min(pieces, abi::num_threads());
   std::vector<std::unique_ptr<Real[]>> buffers(at_once);
   std::vector<std::vector<char>> used(at_once);
@@ -153,7 +153,7 @@ void sum_over_pieces(const MessageArguments<Real>& args, int64_t length, Real* t
           rows[*edge] = 1;
           std::fill_n(buffer.get() + *edge * length, length, Real(0));
         }
-        run(bounds[piece], bounds[piece + 1], buffer.get());
+        run(piece, bounds[piece], bounds[piece + 1], buffer.get());
       }
     });
     abi::parallel_for(0, args.num_atoms, 64, [&](int64_t begin, int64_t end) {

@@ -131,6 +131,48 @@ def message_interpolated(
     return message_reference(x, coupling, radial, neighbor, offsets, hidden, harmonics)
 
 
+def message_exact(
+    x: Tensor,
+    coupling: Tensor,
+    activations: Tensor,
+    matrix: Tensor,
+    neighbor: Tensor,
+    offsets: Tensor,
+    hidden: int,
+    harmonics: int,
+) -> list[Tensor]:
+    """Messages with radial functions R = activations @ matrix, the last layer of a perceptron.
+
+    Args:
+        x: (N, (hidden + 1)^2, C) features of the neighbors.
+        coupling: (E, K), spherical harmonics (E, (harmonics + 1)^2) times :func:`coupling_matrix`.
+        activations: (E, units) of the last but one layer.
+        matrix: (units, paths * C). Its derivative costs as much as all others together: detach it where only
+            forces are wanted.
+        neighbor: (E,) int64.
+        offsets: (N + 1,) int64.
+        hidden: largest degree of x.
+        harmonics: largest degree of harmonics and messages.
+
+    Returns:
+        For each degree l3 of the messages (2 l3 + 1, N, paths into l3 * C).
+    """
+    if _fits(x, hidden, harmonics):
+        messages = torch.ops.mlip.message_exact(
+            x.contiguous(),
+            coupling.contiguous(),
+            activations.contiguous(),
+            matrix.contiguous(),
+            neighbor,
+            offsets,
+            hidden,
+            harmonics,
+        )
+        return list(messages[: harmonics + 1])
+    radial = (activations @ matrix).unflatten(1, (-1, x.shape[2]))
+    return message_reference(x, coupling, radial, neighbor, offsets, hidden, harmonics)
+
+
 def message_reference(
     x: Tensor, coupling: Tensor, radial: Tensor, neighbor: Tensor, offsets: Tensor, hidden: int, harmonics: int
 ) -> list[Tensor]:
@@ -203,3 +245,32 @@ if _extension.compiled:
         "mlip::message_interpolated", _interpolated_backward, setup_context=_interpolated_context
     )
     torch.library.register_autograd("mlip::message_interpolated_backward", _raise_second_derivative)
+
+    @torch.library.register_fake("mlip::message_exact")
+    def _exact_fake(x, coupling, activations, matrix, neighbor, offsets, hidden, harmonics):  # type: ignore[no-untyped-def]
+        return _messages_fake(x, hidden, harmonics)
+
+    @torch.library.register_fake("mlip::message_exact_backward")
+    def _exact_backward_fake(*args):  # type: ignore[no-untyped-def]
+        wanted = (args[-2], True, True, args[-1])
+        return tuple(torch.empty_like(a) if want else a.new_empty(0) for a, want in zip(args[4:8], wanted, strict=True))
+
+    def _exact_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(*inputs[:6])
+        ctx.degrees = inputs[6:]
+
+    def _exact_backward(ctx, *grads):  # type: ignore[no-untyped-def]
+        need_x, _, _, need_matrix = ctx.needs_input_grad[:4]
+        grad_x, grad_coupling, grad_activations, grad_matrix = torch.ops.mlip.message_exact_backward(
+            *[grad.contiguous() for grad in grads], *ctx.saved_tensors, *ctx.degrees, need_x, need_matrix
+        )
+        return (
+            grad_x if need_x else None,
+            grad_coupling,
+            grad_activations,
+            grad_matrix if need_matrix else None,
+            *[None] * 4,
+        )
+
+    torch.library.register_autograd("mlip::message_exact", _exact_backward, setup_context=_exact_context)
+    torch.library.register_autograd("mlip::message_exact_backward", _raise_second_derivative)
