@@ -58,6 +58,12 @@ const MessageTable<Real>& kernels_of(int64_t hidden, int64_t harmonics) {
     return tables.float64;
 }
 
+inline void check_offsets(const int64_t* offsets, int64_t num_atoms, int64_t num_edges) {
+  bool ascending = num_atoms >= 0 && offsets[0] == 0 && offsets[num_atoms] == num_edges;
+  for (int64_t i = 0; i < num_atoms; i++) ascending &= offsets[i] <= offsets[i + 1];
+  require(ascending, "offsets: expected ascending numbers from 0 to the number of edges");
+}
+
 // The graph of a message and its numbers.
 struct MessageGraph {
   int64_t num_atoms, num_edges, channels, hidden, harmonics;
@@ -80,9 +86,7 @@ struct MessageGraph {
     check_tensor(offsets, aoti_torch_dtype_int64(), {num_atoms + 1},
                  "offsets: expected a contiguous int64 tensor (atoms + 1,)");
     const auto* bounds = offsets.data<int64_t>();
-    bool ascending = bounds[0] == 0 && bounds[num_atoms] == num_edges;
-    for (int64_t i = 0; i < num_atoms; i++) ascending &= bounds[i] <= bounds[i + 1];
-    require(ascending, "offsets: expected ascending numbers from 0 to the number of edges");
+    check_offsets(bounds, num_atoms, num_edges);
     require(all_below(neighbor.data<int64_t>(), num_edges, num_atoms), "neighbor: expected indices of atoms");
     args.num_atoms = num_atoms, args.channels = channels;
     args.offsets = bounds, args.neighbor = neighbor.data<int64_t>();

@@ -8,8 +8,9 @@ l3 <= ``harmonics``, all of natural parity:
 with M = Y @ :func:`coupling_matrix`. Paths p = (l1, l2, l3) have the order of :func:`message_paths` everywhere but in
 the columns of M. Edges are sorted by center: those of center i are ``offsets[i]:offsets[i + 1]``.
 
-The compiled operators never store an (edges x paths x channels) array. They have first derivatives; a second
-derivative raises `NotImplementedError`.
+The compiled operators (CPU, float32 and float64, whole multiples of 64 bytes of channels, hidden <= 2, harmonics 1 to
+3) never store an (edges x paths x channels) array and have derivatives of any order; all else runs in plain torch.
+Their results do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 from mlip import _extension
+from mlip.ops.multilinear import register_multilinear
 from mlip.ops.segment import segment_sum
 
 MAX_HIDDEN, MAX_HARMONICS = 2, 3  # of the compiled kernels
@@ -173,11 +175,36 @@ def message_exact(
     return message_reference(x, coupling, radial, neighbor, offsets, hidden, harmonics)
 
 
+def neighbor_outer(left: Tensor, right: Tensor, offsets: Tensor) -> Tensor:
+    """Sums of outer products over the edges of a center: out[m, i, k] = sum over e of left[e, m] * right[e, k].
+
+    The first layer of MACE with exact radial functions, whose features depend on the element only, is this with
+    spherical harmonics and activations, followed by one matrix product.
+
+    Args:
+        left: (E, D).
+        right: (E, K), of the type of left.
+        offsets: (N + 1,) int64.
+
+    Returns:
+        (D, N, K).
+    """
+    if _extension.compiled and left.device.type == "cpu" and left.dtype in (torch.float32, torch.float64):
+        return torch.ops.mlip.neighbor_outer(left.contiguous(), right.contiguous(), offsets)
+    center = _centers(offsets)
+    return segment_sum(left[:, :, None] * right[:, None], center, offsets.shape[0] - 1).movedim(1, 0).contiguous()
+
+
+def _centers(offsets: Tensor) -> Tensor:
+    """Center of each edge, (E,)."""
+    return torch.repeat_interleave(torch.arange(offsets.shape[0] - 1, device=offsets.device), offsets.diff())
+
+
 def message_reference(
     x: Tensor, coupling: Tensor, radial: Tensor, neighbor: Tensor, offsets: Tensor, hidden: int, harmonics: int
 ) -> list[Tensor]:
     """Messages in plain torch, for any degrees, with radial functions (E, paths, C); see the other arguments above."""
-    center = torch.repeat_interleave(torch.arange(x.shape[0], device=x.device), offsets.diff())
+    center = _centers(offsets)
     features = x.index_select(0, neighbor).split([2 * l1 + 1 for l1 in range(hidden + 1)], dim=1)
     where = _columns(hidden, harmonics)
     collected: list[list[Tensor]] = [[] for _ in range(harmonics + 1)]
@@ -213,10 +240,6 @@ def _messages_fake(x: Tensor, hidden: int, harmonics: int) -> tuple[Tensor, ...]
     )
 
 
-def _raise_second_derivative(ctx: object, *grads: Tensor) -> None:
-    raise NotImplementedError("the compiled message operators have no second derivatives yet")
-
-
 if _extension.compiled:
 
     @torch.library.register_fake("mlip::message_interpolated")
@@ -225,26 +248,8 @@ if _extension.compiled:
 
     @torch.library.register_fake("mlip::message_interpolated_backward")
     def _interpolated_backward_fake(*args):  # type: ignore[no-untyped-def]
-        x, coupling, weights, need_x = args[4], args[5], args[6], args[-1]
+        x, coupling, weights, need_x = *args[4:7], args[-1]
         return torch.empty_like(x) if need_x else x.new_empty(0), torch.empty_like(coupling), torch.empty_like(weights)
-
-    def _interpolated_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(*inputs[:7])
-        ctx.degrees = inputs[7:]
-
-    def _interpolated_backward(ctx, *grads):  # type: ignore[no-untyped-def]
-        if ctx.needs_input_grad[4]:
-            raise NotImplementedError("message_interpolated has no derivative with respect to the table: detach it")
-        need_x = ctx.needs_input_grad[0]
-        grad_x, grad_coupling, grad_weights = torch.ops.mlip.message_interpolated_backward(
-            *[grad.contiguous() for grad in grads], *ctx.saved_tensors, *ctx.degrees, need_x
-        )
-        return grad_x if need_x else None, grad_coupling, grad_weights, *[None] * 6
-
-    torch.library.register_autograd(
-        "mlip::message_interpolated", _interpolated_backward, setup_context=_interpolated_context
-    )
-    torch.library.register_autograd("mlip::message_interpolated_backward", _raise_second_derivative)
 
     @torch.library.register_fake("mlip::message_exact")
     def _exact_fake(x, coupling, activations, matrix, neighbor, offsets, hidden, harmonics):  # type: ignore[no-untyped-def]
@@ -255,22 +260,14 @@ if _extension.compiled:
         wanted = (args[-2], True, True, args[-1])
         return tuple(torch.empty_like(a) if want else a.new_empty(0) for a, want in zip(args[4:8], wanted, strict=True))
 
-    def _exact_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(*inputs[:6])
-        ctx.degrees = inputs[6:]
+    @torch.library.register_fake("mlip::neighbor_outer")
+    def _outer_fake(left: Tensor, right: Tensor, offsets: Tensor) -> Tensor:
+        return left.new_empty(left.shape[1], offsets.shape[0] - 1, right.shape[1])
 
-    def _exact_backward(ctx, *grads):  # type: ignore[no-untyped-def]
-        need_x, _, _, need_matrix = ctx.needs_input_grad[:4]
-        grad_x, grad_coupling, grad_activations, grad_matrix = torch.ops.mlip.message_exact_backward(
-            *[grad.contiguous() for grad in grads], *ctx.saved_tensors, *ctx.degrees, need_x, need_matrix
-        )
-        return (
-            grad_x if need_x else None,
-            grad_coupling,
-            grad_activations,
-            grad_matrix if need_matrix else None,
-            *[None] * 4,
-        )
+    @torch.library.register_fake("mlip::neighbor_outer_backward")
+    def _outer_backward_fake(grad: Tensor, left: Tensor, right: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.empty_like(left), torch.empty_like(right)
 
-    torch.library.register_autograd("mlip::message_exact", _exact_backward, setup_context=_exact_context)
-    torch.library.register_autograd("mlip::message_exact_backward", _raise_second_derivative)
+    register_multilinear("message_interpolated", linear=3, outputs=4, optional=(0,))
+    register_multilinear("message_exact", linear=4, outputs=4, optional=(0, 3))
+    register_multilinear("neighbor_outer", linear=2, outputs=1)
