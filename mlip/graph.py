@@ -21,7 +21,7 @@ class AtomGraph(NamedTuple):
     cell: Tensor  # (B, 3, 3) float, Å, rows are lattice vectors
     pbc: Tensor  # (B, 3) bool
     edge_index: Tensor  # (2, E) int64
-    edge_shift: Tensor  # (E, 3) int64, cell translations S
+    edge_shift: Tensor  # (E, 3) int32, cell translations S
     batch: Tensor  # (N,) int64, structure of each atom, ascending
     n_atoms: Tensor  # (B,) int64
 

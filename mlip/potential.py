@@ -194,7 +194,7 @@ class Potential(nn.Module):
             cell=torch.zeros(count, 3, 3, dtype=torch.float64, device=device),
             pbc=torch.zeros(count, 3, dtype=torch.bool, device=device),
             edge_index=none.view(2, 0),
-            edge_shift=none.view(0, 3),
+            edge_shift=none.view(0, 3).int(),
             batch=torch.arange(count, device=device),
             n_atoms=torch.ones(count, dtype=torch.int64, device=device),
         )

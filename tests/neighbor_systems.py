@@ -59,7 +59,7 @@ SYSTEMS = {
 
 def as_set(edge_index: torch.Tensor, edge_shift: torch.Tensor) -> set[tuple[int, ...]]:
     """The list as a set of (i, j, S), after checking what holds for any list: types, shapes, order, no repetition."""
-    assert edge_index.dtype == edge_shift.dtype == torch.int64
+    assert edge_index.dtype == torch.int64 and edge_shift.dtype == torch.int32
     assert edge_index.shape == (2, len(edge_shift)) and edge_shift.shape[1:] == (3,)
     assert edge_index.is_contiguous() and edge_shift.is_contiguous()
     assert (edge_index[0].diff() >= 0).all()
@@ -83,3 +83,51 @@ def listed(
 def oracle(atoms: Atoms, pbc: tuple[bool, ...], cutoff: float) -> set[tuple[int, ...]]:
     (i, j), shift = brute_force(atoms.positions, atoms.cell.array, np.array(pbc), cutoff)
     return triples(i, j, shift)
+
+
+def any_system(seed: int) -> tuple[Atoms, tuple[bool, ...], float]:
+    """A random structure, its open and periodic axes, and a cutoff; of all the kinds that a search may stumble over."""
+    generator = np.random.default_rng(seed)
+    pbc = ALL_PBC[int(generator.integers(8))]
+    n = int(generator.integers(1, 40))
+    cell = np.diag(generator.uniform(2.0, 9.0, 3)) + generator.normal(0, 0.4, (3, 3))
+    cell *= generator.choice([-1, 1], (3, 1))
+    cutoff = float(generator.uniform(0.5, 5.5))
+    kind = seed % 10
+    if kind == 1:  # thin
+        cell[generator.integers(3)] *= 0.1
+        n, cutoff = min(n, 8), min(cutoff, 3.0)
+    elif kind == 2:  # sheared
+        cell[1] += generator.integers(-9, 10) * cell[0]
+        cell[2] += generator.integers(-9, 10) * cell[1]
+    elif kind == 3:  # wide, with bins by the dozen
+        cell *= 3
+        n *= 5
+    positions = generator.uniform(-0.5, 1.5, (n, 3)) @ cell
+    if kind == 4:  # wrapped hundreds of times, each atom by itself
+        positions += generator.integers(-400, 400, (n, 3)) @ cell
+    elif kind == 5:  # far away, all together
+        positions += generator.integers(-(10**6), 10**6, 3) @ cell
+    elif kind == 6:  # an atom far away from the others
+        positions[0] += 10.0 ** generator.integers(1, 7)
+    elif kind == 7:  # many pairs at the cutoff but for rounding
+        grid = np.stack(np.meshgrid(*[np.arange(3)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+        cell, cutoff = np.eye(3) * 3.3, float(1.1 * np.sqrt(generator.integers(1, 9)))
+        positions = grid * 1.1 + generator.normal(0, 30, 3)
+    elif kind == 8:  # crowded, some atoms at one point
+        positions[: n // 2] = positions[0] + generator.normal(0, 0.2, (n // 2, 3))
+        positions[: n // 4] = positions[0]
+    return Atoms(numbers=[1] * len(positions), positions=positions, cell=cell), pbc, cutoff
+
+
+def differing(seeds: range) -> list[int]:
+    """The random systems whose compiled list is not the one of the definition, in float64 or in float32."""
+    wrong = []
+    for seed in seeds:
+        atoms, pbc, cutoff = any_system(seed)
+        rounded = atoms.copy()
+        rounded.positions = atoms.positions.astype(np.float32)
+        for one, dtype in ((atoms, torch.float64), (rounded, torch.float32))[: 1 + seed % 2]:
+            if listed(one, pbc, cutoff, "compiled", dtype) != oracle(one, pbc, cutoff):
+                wrong.append(seed)
+    return wrong

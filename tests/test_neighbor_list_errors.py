@@ -75,7 +75,7 @@ def test_more_pairs_than_memory_are_refused(change: dict) -> None:
 
 
 @needs_extension
-@pytest.mark.parametrize("positions", [GOOD["positions"] + 1e11, GOOD["positions"] * 1e200])
+@pytest.mark.parametrize("positions", [GOOD["positions"] * 1e11, GOOD["positions"] * 1e200])
 def test_positions_too_far_outside_the_cell_are_refused(positions: torch.Tensor) -> None:
     with pytest.raises(InputError, match="too far outside the cell|below 1e15"):
         neighbor_list(**{**GOOD, "positions": positions})

@@ -1,10 +1,13 @@
-// How much memory there is, and large pages for large outputs.
+// How much memory there is, large pages for large arrays, and arrays without the cost of zeroing.
 #pragma once
 #include <algorithm>
 #include <cstdint>
+#include <cstdlib>
 #include <fstream>
 #include <limits>
+#include <new>
 #include <string>
+#include <utility>
 #ifdef __linux__
 #include <sys/mman.h>
 #endif
@@ -37,17 +40,74 @@ inline double free_memory(const std::string& meminfo = "/proc/meminfo", const st
   return std::max(0.0, available);
 }
 
+constexpr size_t huge_page = size_t{2} << 20;
+
 // Asks for 2 MB pages: first touches of 4 kB pages cost more than the neighbor search itself.
 inline void prefer_huge_pages(void* pointer, int64_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr uintptr_t page = 4096;
   const uintptr_t first = (reinterpret_cast<uintptr_t>(pointer) + page - 1) / page * page;
   const uintptr_t last = (reinterpret_cast<uintptr_t>(pointer) + static_cast<uintptr_t>(bytes)) / page * page;
-  if (bytes >= (int64_t{4} << 20)) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+  if (static_cast<size_t>(bytes) >= 2 * huge_page) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
 #else
   (void)pointer;
   (void)bytes;
 #endif
 }
+
+// An array of plain numbers, uninitialised, with room for a block more behind its end.
+template <class T>
+class Buffer {
+ public:
+  static constexpr int64_t slack = 64;
+
+  Buffer() = default;
+  Buffer(Buffer&& other) noexcept { swap(other); }
+  Buffer& operator=(Buffer&& other) noexcept {
+    swap(other);
+    return *this;
+  }
+  ~Buffer() { std::free(data_); }
+
+  // Room for `size` elements; what was there is lost.
+  T* reset(int64_t size) {
+    if (!data_ || size > size_) {
+      std::free(std::exchange(data_, nullptr));
+      const auto wanted = static_cast<size_t>(size + slack) * sizeof(T);
+      const size_t alignment = wanted >= 2 * huge_page ? huge_page : 64;
+      const size_t bytes = (wanted + alignment - 1) / alignment * alignment;
+      data_ = static_cast<T*>(std::aligned_alloc(alignment, bytes));
+      size_ = data_ ? size : 0;
+      if (!data_) throw std::bad_alloc();
+      prefer_huge_pages(data_, static_cast<int64_t>(bytes));
+    }
+    return data_;
+  }
+
+  // Room for `size` elements, of which the first `used` are kept.
+  T* grow(int64_t size, int64_t used) {
+    if (size > size_) {
+      Buffer larger;
+      std::copy_n(data_, used, larger.reset(2 * size));
+      swap(larger);
+    }
+    return data_;
+  }
+
+  int64_t bytes() const { return size_ * static_cast<int64_t>(sizeof(T)); }
+  T* data() { return data_; }
+  const T* data() const { return data_; }
+  T& operator[](int64_t k) { return data_[k]; }
+  const T& operator[](int64_t k) const { return data_[k]; }
+
+ private:
+  void swap(Buffer& other) {
+    std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
+  }
+
+  T* data_ = nullptr;
+  int64_t size_ = 0;
+};
 
 }  // namespace mlip

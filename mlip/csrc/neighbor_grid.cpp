@@ -6,7 +6,7 @@ namespace mlip {
 namespace {
 
 constexpr double atoms_per_bin = 12;           // enough to fill vectors, few enough to skip most of the far atoms
-constexpr double largest_bin_count = 1 << 17;  // along one axis
+constexpr double largest_bin_count = 1 << 20;  // along one axis
 constexpr double largest_stencil = 1 << 26;    // bins; more means about as many pairs for each atom
 constexpr int64_t largest_shift = 1 << 29;     // sums of a few stay within int32
 constexpr double rounding = 32 * std::numeric_limits<double>::epsilon() / 2;
@@ -25,17 +25,21 @@ double bin_width(const double* extents, const Lattice& lattice, int64_t n_atoms,
   return cutoff * std::min(2.5, std::max(0.25, factor)) * (1 + 1e-6);
 }
 
-void check_shift_range(const Grid& grid, const Lattice& lattice, double largest) {
+// Bound of the shifts and of the wraps, which are counted from the cell of the lowest atom.
+double largest_shift_of(const Grid& grid, const Lattice& lattice, const Extent& extent) {
+  double largest = 0;
   for (int d = 0; d < 3; d++) {
     double sum = 0;
     for (int a = 0; a < 3; a++) {
       if (!lattice.periodic[a]) continue;
-      const double wraps = largest / lattice.height[a] + 2;
+      const double wraps = extent.high[a] - grid.low[a] + 2;
       const double images = (grid.reach[a] + grid.n[a]) / grid.n[a] + 1;
-      sum += std::fabs(static_cast<double>(lattice.transform[3 * a + d])) * std::max(wraps, images);
+      sum += std::fabs(static_cast<double>(lattice.transform[3 * a + d])) * (wraps + images);
     }
-    if (!(sum < static_cast<double>(largest_shift))) refuse_shift();
+    largest = std::max(largest, sum);
   }
+  if (!(largest < static_cast<double>(largest_shift))) refuse_shift();
+  return largest;
 }
 
 }  // namespace
@@ -65,7 +69,7 @@ void Grids::add(const Lattice& lattice, const Extent& extent, int64_t first_atom
     grid.periodic[a] = lattice.periodic[a];
     grid.n[a] = static_cast<int32_t>(std::min(largest_bin_count, std::max(1.0, std::floor(extents[a] / width))));
     grid.n_bins *= grid.n[a];
-    grid.low[a] = lattice.periodic[a] ? 0.0 : extent.low[a];
+    grid.low[a] = lattice.periodic[a] ? std::floor(extent.low[a]) : extent.low[a];
     grid.scale[a] = lattice.periodic[a] ? grid.n[a] : grid.n[a] * height / std::max(extents[a], 1e-3 * cutoff);
     const double relative_error = rounding * (largest / height + 1);  // of a fractional coordinate
     const double bins_in_reach = (cutoff / height * (1 + 1e-7) + 2 * relative_error) * grid.scale[a];
@@ -84,7 +88,7 @@ void Grids::add(const Lattice& lattice, const Extent& extent, int64_t first_atom
       slack += rounding * std::fabs(count) * vector * (reach + 3 + 2 * largest / height);
     }
   }
-  check_shift_range(grid, lattice, largest);
+  grid.narrow = largest_shift_of(grid, lattice, extent) <= 127;
   for (int k = 0; k < 9; k++) {
     grid.cell[k] = lattice.cell[k];
     grid.inverse[k] = lattice.inverse[k];
@@ -92,7 +96,7 @@ void Grids::add(const Lattice& lattice, const Extent& extent, int64_t first_atom
   }
   slack += float_span * std::numeric_limits<float>::epsilon() / 2;
   const double far = cutoff + std::sqrt(3.0) * slack, near = std::max(0.0, cutoff - std::sqrt(3.0) * slack);
-  grid.outer = static_cast<float>(far * far * (1 + 1e-6));
+  grid.outer = std::max(static_cast<float>(far * far * (1 + 1e-6)), std::numeric_limits<float>::min());
   grid.inner = static_cast<float>(near * near * (1 - 1e-6));
   if (n_bins > (int64_t{1} << 62) - grid.n_bins)
     throw std::invalid_argument("neighbor_list: the structures of the batch extend too far");

@@ -6,8 +6,11 @@
 
 #include "lattice.hpp"
 
-#ifdef __CUDACC__
+// Inlined always: files compiled for different instruction sets must not share a copy.
+#if defined(__CUDACC__)
 #define MLIP_HOST_DEVICE __host__ __device__ inline
+#elif defined(__GNUC__)
+#define MLIP_HOST_DEVICE __attribute__((always_inline)) inline
 #else
 #define MLIP_HOST_DEVICE inline
 #endif
@@ -32,9 +35,10 @@ struct Grid {
   int32_t periodic[3];
   int32_t transform[9];           // image counts of the reduced lattice -> of the cell
   double cell[9];                 // rows of open axes are zero
-  double inverse[9], low[3], scale[3];  // bin coordinate = (position · inverse - low) * scale
+  double inverse[9], low[3], scale[3];  // bin coordinate = (position · inverse - low - wraps) * scale
   double bin_vectors[9];          // edges of a bin
   float inner, outer;             // squared float32 distances below `inner` are inside, above `outer` outside
+  bool narrow;                    // all shifts and wraps are within -127...127
 };
 
 // |r_j - r_i + S·cell|². Every intermediate result changes its sign exactly with (i, j, S) -> (j, i, -S), so the list
@@ -51,25 +55,33 @@ MLIP_HOST_DEVICE double squared_distance(const Real* ri, const Real* rj, const i
   return sum;
 }
 
+// Image counts along the reduced lattice -> along the cell.
+MLIP_HOST_DEVICE void cell_image(const Grid& grid, const int32_t* image, int32_t* out) {
+  for (int d = 0; d < 3; d++) {
+    const int32_t* t = grid.transform + d;
+    out[d] = image[0] * t[0] + image[1] * t[3] + image[2] * t[6];
+  }
+}
+
 // Bin of an atom (three numbers), its place inside the bin (0 to 1) and how often it was wrapped into the cell.
 template <class Real>
 MLIP_HOST_DEVICE void locate(const Grid& grid, const Real* r, int32_t* bin, double* inside, int32_t* wrap) {
   int32_t reduced[3];
   for (int a = 0; a < 3; a++) {
     const double* m = grid.inverse + a;
-    const double fractional = (r[0] * m[0] + r[1] * m[3]) + r[2] * m[6];
-    const double cells = grid.periodic[a] ? floor(fractional) : 0.0;
-    const double place = (fractional - cells - grid.low[a]) * grid.scale[a];
-    const auto last = static_cast<double>(grid.n[a] - 1);
-    const double whole = place < 0 ? 0.0 : place > last ? last : floor(place);  // rounding may reach beyond the ends
-    bin[a] = static_cast<int32_t>(whole);
-    inside[a] = place - whole;
-    reduced[a] = static_cast<int32_t>(cells);
+    const double fractional = static_cast<double>(r[0]) * m[0] + static_cast<double>(r[1]) * m[3] +
+                              static_cast<double>(r[2]) * m[6] - grid.low[a];
+    reduced[a] = 0;
+    if (grid.periodic[a]) {
+      const auto truncated = static_cast<int32_t>(fractional);
+      reduced[a] = truncated - (fractional < truncated);
+    }
+    const double place = (fractional - reduced[a]) * grid.scale[a];
+    const auto whole = static_cast<int32_t>(place);
+    bin[a] = whole < 0 ? 0 : whole < grid.n[a] ? whole : grid.n[a] - 1;  // rounding may reach beyond the ends
+    inside[a] = place - bin[a];
   }
-  for (int d = 0; d < 3; d++) {
-    const int32_t* t = grid.transform + d;
-    wrap[d] = reduced[0] * t[0] + reduced[1] * t[3] + reduced[2] * t[6];
-  }
+  cell_image(grid, reduced, wrap);
 }
 
 MLIP_HOST_DEVICE int64_t bin_number(const Grid& grid, int32_t x, int32_t y, int32_t z) {
@@ -85,14 +97,6 @@ MLIP_HOST_DEVICE bool fold(const Grid& grid, int axis, int32_t& bin, int32_t& im
   image = bin / n - (bin % n < 0);
   bin -= image * n;
   return true;
-}
-
-// Image counts along the reduced lattice -> along the cell.
-MLIP_HOST_DEVICE void cell_image(const Grid& grid, const int32_t* image, int32_t* out) {
-  for (int d = 0; d < 3; d++) {
-    const int32_t* t = grid.transform + d;
-    out[d] = image[0] * t[0] + image[1] * t[3] + image[2] * t[6];
-  }
 }
 
 // All grids of a batch and the stencil rows they use.

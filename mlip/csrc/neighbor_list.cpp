@@ -1,242 +1,274 @@
-// The operator `mlip::neighbor_list` on the CPU: linked cells, O(N).
+// The operator `mlip::neighbor_list` on the CPU: linked cells, O(N), every pair tested once.
 //
-// For each occupied bin the atoms of the surrounding bins that may be in reach are packed once, in float32 relative to
-// the bin; two sweeps (count, fill) test them against the atoms of the bin. Pairs too close to the cutoff for float32
-// are decided in double from the positions as given. Bins are independent of each other and every center has a row of
-// its own to write to, so the result does not depend on the number of threads.
+// For each occupied bin the atoms of the surrounding bins that may be in reach are packed in float32 relative to the
+// bin, then tested against each atom of the bin. What is found goes into compact rows, from which the outputs, whose
+// size is then known, are written in the order of the centers: a second search would cost more, and so would writing
+// the outputs in the order of the bins. Pairs too close to the cutoff for float32 are decided here, in double from the
+// positions as given. Bins are independent of each other, so the result does not depend on the number of threads.
 #include "neighbor_list.hpp"
 
 #include <atomic>
-#include <limits>
+#include <memory>
 
 #include "binned_atoms.hpp"
+#include "found_rows.hpp"
 #include "memory.hpp"
-#include "simd.hpp"
 
 namespace mlip {
 
 namespace {
 
-constexpr int64_t bins_per_task = 16;
-constexpr double usable_memory = 0.9;
+constexpr int64_t bins_per_task = 16, atoms_per_task = 1024;
+constexpr double usable_memory = 0.75;           // the compact rows take some beside the outputs
+constexpr int64_t most_kept_bytes = int64_t{512} << 20;  // between calls
+constexpr int64_t most_candidates = INT32_MAX - 1024;
 
-// Atoms that may be in reach of the atoms of one bin.
+double usable_bytes() { return usable_memory * free_memory(); }
+
+// What a search needs beside its outputs. One is kept for the next call: fresh memory costs more than the search.
+struct Workspace {
+  BinnedAtoms atoms;
+  Buffer<Row> rows;         // of each center
+  Buffer<int64_t> offsets;  // the row of center i begins at offsets[i] in the outputs
+  SlabPool slabs;
+
+  static std::unique_ptr<Workspace> take() {
+    const std::lock_guard<std::mutex> lock(mutex);
+    return kept ? std::move(kept) : std::make_unique<Workspace>();
+  }
+  static void keep(std::unique_ptr<Workspace> used) {
+    if (used->rows.bytes() > most_kept_bytes / 2) return;
+    used->slabs.recycle();
+    used->slabs.shrink(most_kept_bytes);
+    const std::lock_guard<std::mutex> lock(mutex);
+    kept = std::move(used);
+  }
+
+ private:
+  static std::mutex mutex;
+  static std::unique_ptr<Workspace> kept;
+};
+std::mutex Workspace::mutex;
+std::unique_ptr<Workspace> Workspace::kept;
+
+// Atoms that may be in reach of the atoms of one bin; those of the bin itself come first.
 struct Candidates {
-  struct Identity {
-    int32_t atom, shift[3];  // the shift lacks the wrap of the center
-  };
-  std::vector<float> x, y, z;
-  std::vector<Identity> identity;
-  std::vector<int32_t> hits;
+  std::vector<Run> runs;
   int32_t count = 0;
-  int32_t first_center = 0;  // the atoms of the bin itself are first_center, first_center + 1, ...
+  int32_t any_shift = 0;
 
-  Points points() const { return {x.data(), y.data(), z.data(), count}; }
-
-  void make_room(int32_t more) {
-    const auto need = static_cast<size_t>(count) + static_cast<size_t>(more) + block;
-    if (need <= hits.size()) return;
-    for (auto* coordinate : {&x, &y, &z}) coordinate->resize(2 * need);
-    identity.resize(2 * need);
-    hits.resize(2 * need);
+  const Run& run_of(int32_t candidate) const {
+    return *std::prev(std::upper_bound(runs.begin(), runs.end(), candidate,
+                                       [](int32_t c, const Run& run) { return c < run.first_candidate; }));
   }
 
-  // Appends the atoms first...last of a bin, moved by `offset`, that come close enough to the box of the centers.
-  void append(const BinnedAtoms& atoms, int32_t first, int32_t last, const float* offset, const int32_t* image,
-              Box box, float outer) {
-    make_room(last - first);
+  void gather(const NeighborKernels& kernels, const SortedAtoms& atoms, float outer) {
+    int64_t most = 0;
+    for (const Run& run : runs) most += run.last - run.first;
+    require(most < most_candidates, "more pairs than memory can hold: 2^31 atoms are in reach of an atom");
+    for (auto* coordinate : {&x_, &y_, &z_}) coordinate->grow(most, 0);
+    atom_.grow(most, 0);
+    shift_.grow(most, 0);
+    undecided_.grow(2 * most, 0);
+    shift_of_row_.grow(most, 0);
+    const auto n_runs = static_cast<int64_t>(runs.size());
+    count = kernels.gather(atoms, runs.data(), n_runs, bounding_box(atoms), outer, arrays(), &any_shift);
+  }
+
+  CandidateArrays arrays() { return {x_.data(), y_.data(), z_.data(), atom_.data(), shift_.data()}; }
+  int32_t atom(int32_t candidate) const { return atom_[candidate]; }
+  int32_t* undecided() { return undecided_.data(); }
+  int32_t* shift_of_row() { return shift_of_row_.data(); }
+
+  // Instead of shifts, which bytes can't hold, rows get the numbers of the candidates.
+  void number() { std::iota(shift_.data(), shift_.data() + count, 0); }
+
+ private:
+  Buffer<float> x_, y_, z_;
+  Buffer<int32_t> atom_, shift_, undecided_, shift_of_row_;
+
+  // Of the atoms of the bin itself.
+  Box bounding_box(const SortedAtoms& atoms) const {
+    const float* coordinates[3] = {atoms.x, atoms.y, atoms.z};
+    Box box;
     for (int d = 0; d < 3; d++) {
-      box.low[d] -= offset[d];
-      box.high[d] -= offset[d];
+      float low = coordinates[d][runs[0].first], high = low;
+      for (int32_t p = runs[0].first + 1; p < runs[0].last; p++) {
+        low = std::min(low, coordinates[d][p]);
+        high = std::max(high, coordinates[d][p]);
+      }
+      box.low[d] = low;
+      box.high[d] = high;
     }
-    const Points bin{atoms.x.data() + first, atoms.y.data() + first, atoms.z.data() + first, last - first};
-    const int32_t n_near = find_near(bin, box, outer, hits.data());
-    for (int32_t k = 0; k < n_near; k++) {
-      const int32_t p = first + hits[k], c = count + k;
-      x[c] = atoms.x[p] + offset[0];
-      y[c] = atoms.y[p] + offset[1];
-      z[c] = atoms.z[p] + offset[2];
-      const auto& wrap = atoms.wrap[p];
-      identity[c] = {atoms.atom[p], {image[0] - wrap[0], image[1] - wrap[1], image[2] - wrap[2]}};
-    }
-    count += n_near;
-  }
-
-  // Fills the last block with what is never inside.
-  void finish() {
-    for (auto* coordinate : {&x, &y, &z})
-      std::fill_n(coordinate->begin() + count, block, std::numeric_limits<float>::quiet_NaN());
+    return box;
   }
 };
 
 template <class Real>
 class Search {
  public:
-  explicit Search(const Arguments& args)
-      : n_atoms_(args.n_atoms), positions_(args.positions.data<Real>()), cutoff_squared_(args.cutoff * args.cutoff),
-        free_bytes_(usable_memory * free_memory()), grids_(grids(args)), atoms_(positions_, n_atoms_, grids_) {}
-
-  // The list holds the neighbors of center i in rows[i] to rows[i + 1].
-  std::vector<int64_t> rows() const {
-    std::vector<int64_t> row(static_cast<size_t>(n_atoms_) + 1, 0);
-    std::atomic<int64_t> total{0};
-    for_each_bin([&](const Grid& grid, Candidates& near, int32_t first, int32_t last) {
-      for (int32_t p = first; p < last; p++) {
-        const int64_t found = row[atoms_.atom[p] + 1] = count(grid, near, first, p);
-        require_room(static_cast<double>(total += found), free_bytes_);
-      }
-    });
-    std::partial_sum(row.begin(), row.end(), row.begin());
-    return row;
+  Search(const Arguments& args, Workspace& work)
+      : positions_(args.positions.data<Real>()), n_atoms_(args.n_atoms), cutoff_squared_(args.cutoff * args.cutoff),
+        room_(usable_bytes), work_(work), grids_(grids(args)) {
+    work.atoms.arrange(positions_, n_atoms_, grids_);
+    work.rows.reset(n_atoms_);
+    abi::parallel_for(0, atoms().n_occupied, bins_per_task,
+                      [&](int64_t first, int64_t last) { search_bins(first, last); });
   }
 
-  void fill(const std::vector<int64_t>& row, int64_t* centers, int64_t* neighbors, int64_t* shifts) const {
-    for_each_bin([&](const Grid& grid, Candidates& near, int32_t first, int32_t last) {
-      for (int32_t p = first; p < last; p++) {
-        const int32_t i = atoms_.atom[p], self = near.first_center + (p - first), n_hits = find(grid, near, self);
-        const bool decided = n_hits - 1 == row[i + 1] - row[i];
-        const auto& wrap = atoms_.wrap[p];
-        int64_t k = row[i];
-        for (int32_t h = 0; h < n_hits; h++) {
-          const int32_t hit = near.hits[h];
-          if (hit == self || !(decided || inside(grid, near.identity[hit], p))) continue;
-          const auto& [neighbor, shift] = near.identity[hit];
-          centers[k] = i;
-          neighbors[k] = neighbor;
-          for (int d = 0; d < 3; d++) shifts[3 * k + d] = shift[d] + wrap[d];
-          k++;
-        }
-      }
+  int64_t n_pairs() const {
+    int64_t* offsets = work_.offsets.reset(n_atoms_ + 1);
+    int64_t sum = 0;
+    for (int64_t i = 0; i < n_atoms_; i++) {
+      offsets[i] = sum;
+      sum += work_.rows[i].count;
+    }
+    return offsets[n_atoms_] = sum;
+  }
+
+  void write(int64_t* centers, int64_t* neighbors, int32_t* shifts) const {
+    abi::parallel_for(0, n_atoms_, atoms_per_task, [&](int64_t first, int64_t last) {
+      kernels_.write(work_.rows.data(), work_.offsets.data(), atoms().wraps.data(), first, last, centers, neighbors,
+                     shifts);
     });
   }
 
  private:
+  const BinnedAtoms& atoms() const { return work_.atoms; }
+
   Grids grids(const Arguments& args) const {
     const auto lattices = args.lattices();
-    std::vector<Extent> extents;
+    const int64_t* offsets = args.offsets.data<int64_t>();
+    std::vector<Extent> extents(lattices.size());
     for (size_t b = 0; b < lattices.size(); b++) {
-      const int64_t* offset = args.offsets.data<int64_t>() + b;
-      extents.push_back(extent(lattices[b], offset[0], offset[1]));
+      const Real* positions = positions_ + 3 * offsets[b];
+      const int64_t count = offsets[b + 1] - offsets[b];
+      if constexpr (std::is_same_v<Real, float>)
+        kernels_.extent_float(positions, count, lattices[b].inverse, &extents[b]);
+      else
+        kernels_.extent_double(positions, count, lattices[b].inverse, &extents[b]);
     }
-    return make_grids(args, lattices, extents, free_bytes_);
+    return make_grids(args, lattices, extents, room_);
   }
 
-  Extent extent(const Lattice& lattice, int64_t first, int64_t last) const {
-    Extent out{};
-    double not_finite = 0;  // becomes NaN
-    for (int64_t i = first; i < last; i++) {
-      const Real* r = positions_ + 3 * i;
-      for (int a = 0; a < 3; a++) {
-        const double* m = lattice.inverse + a;
-        const double fractional = r[0] * m[0] + r[1] * m[3] + r[2] * m[6];
-        out.low[a] = i == first ? fractional : std::min(out.low[a], fractional);
-        out.high[a] = i == first ? fractional : std::max(out.high[a], fractional);
-        out.largest = std::max(out.largest, std::fabs(static_cast<double>(r[a])));
-        not_finite += r[a] * 0.0;
+  void search_bins(int64_t first, int64_t last) {
+    Candidates near;
+    RowWriter writer(work_.slabs);
+    for (int64_t k = first; k < last; k++) {
+      const Grid& grid = grids_.of[static_cast<size_t>(atoms().owner[k])];
+      list_runs(grid, k, near.runs);
+      near.gather(kernels_, atoms().arrays(), grid.outer);
+      if (!grid.narrow) near.number();
+      const int32_t n_centers = atoms().start[k + 1] - atoms().start[k];
+      for (int32_t self = 0; self < n_centers; self++) __builtin_prefetch(&work_.rows[near.atom(self)], 1);
+      int64_t found = 0;
+      for (int32_t self = 0; self < n_centers; self++) {
+        const Row row = work_.rows[near.atom(self)] = find(grid, near, self, writer);
+        found += row.count;
       }
+      room_.require(static_cast<double>(n_found_ += found));
     }
-    require(not_finite == 0, "positions: expected finite numbers");
-    return out;
   }
 
-  // body(grid, candidates, first, last) for each occupied bin, whose atoms are first...last.
-  template <class Body>
-  void for_each_bin(const Body& body) const {
-    abi::parallel_for(0, static_cast<int64_t>(atoms_.bin.size()), bins_per_task, [&](int64_t begin, int64_t end) {
-      Candidates near;
-      for (int64_t k = begin; k < end; k++) {
-        const Grid& grid = grids_.of[atoms_.owner[k]];
-        gather(grid, k, near);
-        body(grid, near, atoms_.start[k], atoms_.start[k + 1]);
-      }
-    });
-  }
-
-  void gather(const Grid& grid, int64_t occupied, Candidates& near) const {
-    const Box box = bounding_box(atoms_.start[occupied], atoms_.start[occupied + 1]);
-    const int64_t local = atoms_.bin[occupied] - grid.first_bin;
+  // The occupied bins in reach of the occupied bin k, itself first.
+  void list_runs(const Grid& grid, int64_t k, std::vector<Run>& runs) const {
+    const int64_t local = atoms().bin[k] - grid.first_bin;
     const auto z_bin = static_cast<int32_t>(local % grid.n[2]);
     const auto y_bin = static_cast<int32_t>(local / grid.n[2] % grid.n[1]);
     const auto x_bin = static_cast<int32_t>(local / grid.n[2] / grid.n[1]);
-    near.count = 0;
-    for (int64_t k = grid.first_row; k < grid.last_row; k++) {
-      const StencilRow& row = grids_.rows[k];
+    runs.clear();
+    runs.push_back({atoms().start[k], atoms().start[k + 1], {0, 0, 0}, {0, 0, 0}, 0});
+    for (int64_t r = grid.first_row; r < grid.last_row; r++) {
+      const StencilRow& row = grids_.rows[static_cast<size_t>(r)];
       int32_t x = x_bin + row.dx, y = y_bin + row.dy, image[3];
       if (!fold(grid, 0, x, image[0]) || !fold(grid, 1, y, image[1])) continue;
       for (int32_t dz = row.z_first; dz <= row.z_last; dz++) {
         int32_t z = z_bin + dz;
         if (!fold(grid, 2, z, image[2])) continue;
-        const int32_t found = atoms_.find(bin_number(grid, x, y, z));
-        if (found < 0) continue;
-        if (row.dx == 0 && row.dy == 0 && dz == 0) near.first_center = near.count;
-        float offset[3];
-        for (int d = 0; d < 3; d++) {
-          const double* v = grid.bin_vectors + d;
-          offset[d] = static_cast<float>(row.dx * v[0] + row.dy * v[3] + dz * v[6]);
-        }
-        int32_t shift[3];
-        cell_image(grid, image, shift);
-        near.append(atoms_, atoms_.start[found], atoms_.start[found + 1], offset, shift, box, grid.outer);
+        if (row.dx == 0 && row.dy == 0 && dz == 0) continue;
+        const int64_t number = bin_number(grid, x, y, z);
+        const int32_t begin = atoms().begin(number), end = atoms().begin(number + 1);
+        if (begin == end) continue;
+        Run& run = runs.emplace_back();
+        run.first = begin;
+        run.last = end;
+        const double* v = grid.bin_vectors;
+        for (int d = 0; d < 3; d++) run.offset[d] = static_cast<float>(row.dx * v[d] + row.dy * v[3 + d] + dz * v[6 + d]);
+        if (image[0] | image[1] | image[2]) cell_image(grid, image, run.image);
       }
     }
-    near.finish();
   }
 
-  Box bounding_box(int32_t first, int32_t last) const {
-    const std::vector<float>* coordinates[3] = {&atoms_.x, &atoms_.y, &atoms_.z};
-    Box box;
-    for (int d = 0; d < 3; d++) {
-      const auto range = std::minmax_element(coordinates[d]->begin() + first, coordinates[d]->begin() + last);
-      box.low[d] = *range.first;
-      box.high[d] = *range.second;
+  Row find(const Grid& grid, Candidates& near, int32_t self, RowWriter& writer) const {
+    const int64_t most = int64_t{near.count} + atoms_per_block;
+    const int32_t shift_words = !grid.narrow ? 3 : near.any_shift ? 1 : 0;
+    int32_t* const found = writer.room((1 + shift_words) * most);
+    int32_t* const shift = shift_words ? near.shift_of_row() : nullptr;
+    int32_t n_undecided;
+    int32_t count = kernels_.find(near.arrays(), near.count, self, grid.inner, grid.outer, found, shift,
+                                  near.undecided(), &n_undecided);
+    if (n_undecided) count = decide(grid, near, self, n_undecided, count, found, shift);
+    if (shift_words == 1) std::copy_n(shift, count, found + count);
+    if (shift_words == 3) expand(near, self, shift, count, found + count);
+    writer.keep(int64_t{count} * (1 + shift_words));
+    return {found, count, shift_words};
+  }
+
+  // Takes out the undecided that are no neighbors; returns how many are left.
+  int32_t decide(const Grid& grid, Candidates& near, int32_t self, int32_t n_undecided, int32_t count, int32_t* found,
+                 int32_t* shift) const {
+    const int32_t i = near.atom(self);
+    for (int32_t n = n_undecided - 1; n >= 0; n--) {
+      const int32_t place = near.undecided()[2 * n], candidate = near.undecided()[2 * n + 1], j = near.atom(candidate);
+      int64_t s[3];
+      shift_of(near, candidate, i, s);
+      if (squared_distance(positions_ + 3 * int64_t{i}, positions_ + 3 * int64_t{j}, s, grid.cell) < cutoff_squared_)
+        continue;
+      std::copy(found + place + 1, found + count, found + place);
+      if (shift) std::copy(shift + place + 1, shift + count, shift + place);
+      count--;
     }
-    return box;
+    return count;
   }
 
-  int32_t find(const Grid& grid, Candidates& near, int32_t self) const {
-    const float center[3] = {near.x[self], near.y[self], near.z[self]};
-    return find_within(near.points(), center, grid.outer, near.hits.data());
+  // The shifts of candidates, three words each.
+  void expand(const Candidates& near, int32_t self, const int32_t* candidates, int32_t count, int32_t* out) const {
+    for (int32_t k = 0; k < count; k++) {
+      int64_t s[3];
+      shift_of(near, candidates[k], near.atom(self), s);
+      for (int d = 0; d < 3; d++) out[3 * int64_t{k} + d] = static_cast<int32_t>(s[d]);
+    }
   }
 
-  int64_t count(const Grid& grid, Candidates& near, int32_t first, int32_t p) const {
-    const int32_t self = near.first_center + (p - first);
-    const float center[3] = {near.x[self], near.y[self], near.z[self]};
-    int32_t n_inner, n_outer;
-    count_within(near.points(), center, grid.inner, grid.outer, &n_inner, &n_outer);
-    if (n_inner == n_outer) return n_outer - 1;
-    int64_t n_inside = 0;
-    const int32_t n_hits = find(grid, near, self);
-    for (int32_t h = 0; h < n_hits; h++)
-      n_inside += near.hits[h] != self && inside(grid, near.identity[near.hits[h]], p);
-    return n_inside;
+  void shift_of(const Candidates& near, int32_t candidate, int32_t i, int64_t* out) const {
+    const int32_t* image = near.run_of(candidate).image;
+    const int32_t *wrap_i = &atoms().wraps[3 * int64_t{i}], *wrap_j = &atoms().wraps[3 * int64_t{near.atom(candidate)}];
+    for (int d = 0; d < 3; d++) out[d] = int64_t{image[d]} - wrap_j[d] + wrap_i[d];
   }
 
-  bool inside(const Grid& grid, const Candidates::Identity& candidate, int32_t p) const {
-    int64_t shift[3];
-    for (int d = 0; d < 3; d++) shift[d] = int64_t{candidate.shift[d]} + atoms_.wrap[p][d];
-    const Real *ri = positions_ + 3 * int64_t{atoms_.atom[p]}, *rj = positions_ + 3 * int64_t{candidate.atom};
-    return squared_distance(ri, rj, shift, grid.cell) < cutoff_squared_;
-  }
-
-  int64_t n_atoms_;
+  const NeighborKernels& kernels_ = MLIP_BEST(neighbor_kernels);
   const Real* positions_;
-  double cutoff_squared_, free_bytes_;
+  int64_t n_atoms_;
+  double cutoff_squared_;
+  Room room_;
+  std::atomic<int64_t> n_found_{0};
+  Workspace& work_;
   Grids grids_;
-  BinnedAtoms atoms_;
 };
 
 template <class Real>
 void run(const Arguments& args, StableIValue* stack) {
-  const Search<Real> search(args);
-  const auto rows = search.rows();
-  const int64_t n_pairs = rows.back();
+  auto work = Workspace::take();
+  const Search<Real> search(args, *work);
+  const int64_t n_pairs = search.n_pairs();
   auto edge_index = args.positions.new_empty({2, n_pairs}, aoti_torch_dtype_int64());
-  auto edge_shift = args.positions.new_empty({n_pairs, 3}, aoti_torch_dtype_int64());
+  auto edge_shift = args.positions.new_empty({n_pairs, 3}, aoti_torch_dtype_int32());
   auto* index = edge_index.data<int64_t>();
-  auto* shift = edge_shift.data<int64_t>();
+  auto* shift = edge_shift.data<int32_t>();
   prefer_huge_pages(index, 2 * n_pairs * static_cast<int64_t>(sizeof *index));
   prefer_huge_pages(shift, 3 * n_pairs * static_cast<int64_t>(sizeof *shift));
-  search.fill(rows, index, index + n_pairs, shift);
+  search.write(index, index + n_pairs, shift);
+  Workspace::keep(std::move(work));
   stack[0] = edge_index.release();
   stack[1] = edge_shift.release();
 }

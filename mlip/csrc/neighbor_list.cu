@@ -135,7 +135,7 @@ __global__ void count(View<Real> view, int64_t* counts) {
 }
 
 template <class Real>
-__global__ void fill(View<Real> view, const int64_t* row, int64_t n_pairs, int64_t* index, int64_t* shifts) {
+__global__ void fill(View<Real> view, const int64_t* row, int64_t n_pairs, int64_t* index, int32_t* shifts) {
   const int64_t p = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (p >= view.n_atoms) return;
   const int32_t i = view.sorted_atoms[p];
@@ -143,7 +143,7 @@ __global__ void fill(View<Real> view, const int64_t* row, int64_t n_pairs, int64
   for_each_neighbor(view, p, [&](int32_t j, const int64_t* shift) {
     index[k] = i;
     index[n_pairs + k] = j;
-    for (int d = 0; d < 3; d++) shifts[3 * k + d] = shift[d];
+    for (int d = 0; d < 3; d++) shifts[3 * k + d] = static_cast<int32_t>(shift[d]);
     k++;
   });
 }
@@ -196,10 +196,10 @@ void run(const Arguments& args, StableIValue* stack) {
   int64_t n_pairs = 0;
   size_t free_bytes = 0, all_bytes = 0;
   MLIP_CUDA(cudaMemGetInfo(&free_bytes, &all_bytes));
-  const auto capacity = static_cast<double>(all_bytes);  // torch's allocator keeps part of what is not "free"
+  const Room room(static_cast<double>(all_bytes));  // torch's allocator keeps part of what is not "free"
 
   const auto lattices = args.lattices();
-  const Grids grids = make_grids(args, lattices, extents<Real>(args, lattices, stream), capacity);
+  const Grids grids = make_grids(args, lattices, extents<Real>(args, lattices, stream), room);
   const auto device_grids = cuda::upload(like, grids.of.data(), args.n_structures, stream);
   const auto device_rows = cuda::upload(like, grids.rows.data(), static_cast<int64_t>(grids.rows.size()), stream);
   const cuda::Buffer<int64_t> bins(like, n), sorted_bins(like, n), counts(like, n), row(like, n);
@@ -224,12 +224,12 @@ void run(const Arguments& args, StableIValue* stack) {
     MLIP_CUDA(cudaMemcpyAsync(&n_pairs, row.data() + n - 1, sizeof n_pairs, cudaMemcpyDeviceToHost, stream));
     MLIP_CUDA(cudaStreamSynchronize(stream));
   }
-  require_room(static_cast<double>(n_pairs), capacity);
+  room.require(static_cast<double>(n_pairs));
   auto edge_index = like.new_empty({2, n_pairs}, aoti_torch_dtype_int64());
-  auto edge_shift = like.new_empty({n_pairs, 3}, aoti_torch_dtype_int64());
+  auto edge_shift = like.new_empty({n_pairs, 3}, aoti_torch_dtype_int32());
   if (n_pairs > 0) {
     fill<<<blocks(n), threads, 0, stream>>>(view, row.data(), n_pairs, edge_index.data<int64_t>(),
-                                            edge_shift.data<int64_t>());
+                                            edge_shift.data<int32_t>());
     MLIP_CUDA(cudaGetLastError());
   }
   stack[0] = edge_index.release();

@@ -2,6 +2,7 @@
 #pragma once
 #include <algorithm>
 #include <cstdio>
+#include <mutex>
 #include <string>
 
 #include "neighbor_grid.hpp"
@@ -12,21 +13,37 @@ namespace mlip {
 constexpr const char* neighbor_list_schema =
     "neighbor_list(Tensor positions, Tensor cell, Tensor pbc, Tensor offsets, float cutoff) -> "
     "(Tensor edge_index, Tensor edge_shift)";
-constexpr int64_t bytes_per_pair = 5 * sizeof(int64_t);
+constexpr double bytes_per_pair = 2 * sizeof(int64_t) + 3 * sizeof(int32_t);
 constexpr double largest_coordinate = 1e15;  // Å; float64 has no decimals left there
 
 inline void require(bool condition, const char* message) {
   if (!condition) throw std::invalid_argument(std::string("neighbor_list: ") + message);
 }
 
-inline void require_room(double pairs, double bytes) {
-  if (pairs * bytes_per_pair <= bytes) return;
-  char message[160];
-  std::snprintf(message, sizeof message,
-                "neighbor_list: more pairs than memory can hold: at least %.3g pairs need %.3g GB, %.3g GB are free",
-                pairs, pairs * bytes_per_pair / 1e9, bytes / 1e9);
-  throw std::invalid_argument(message);
-}
+// Room for the pairs of one list in memory; how much is free is asked only when it may matter.
+class Room {
+ public:
+  explicit Room(double bytes) : bytes_(bytes) {}
+  explicit Room(double (*free_bytes)()) : free_bytes_(free_bytes) {}
+
+  void require(double pairs) const {
+    constexpr double always_there = 1 << 26;
+    const double needed = pairs * bytes_per_pair;
+    if (needed <= always_there) return;
+    if (free_bytes_) std::call_once(asked_, [&] { bytes_ = free_bytes_(); });
+    if (needed <= bytes_) return;
+    char message[160];
+    std::snprintf(message, sizeof message,
+                  "neighbor_list: more pairs than memory can hold: at least %.3g pairs need %.3g GB, %.3g GB are free",
+                  pairs, needed / 1e9, bytes_ / 1e9);
+    throw std::invalid_argument(message);
+  }
+
+ private:
+  double (*free_bytes_)() = nullptr;
+  mutable double bytes_ = 0;
+  mutable std::once_flag asked_;
+};
 
 // Positions (N,3) float32 or float64 on any device; cell (B,3,3) float64, pbc (B,3) bool and offsets (B+1) int64 on
 // the CPU; the atoms of structure b are offsets[b] to offsets[b + 1].
@@ -68,14 +85,14 @@ struct Arguments {
 };
 
 inline Grids make_grids(const Arguments& args, const std::vector<Lattice>& lattices, const std::vector<Extent>& extents,
-                        double free_bytes) {
+                        const Room& room) {
   const int64_t* offsets = args.offsets.data<int64_t>();
   Grids grids;
   double pairs = 0;
   for (size_t b = 0; b < lattices.size(); b++) {
     require(extents[b].largest < largest_coordinate, "positions: expected finite numbers below 1e15 Å");
     pairs += 0.5 * expected_pairs(lattices[b], offsets[b + 1] - offsets[b], args.cutoff);
-    require_room(pairs, free_bytes);
+    room.require(pairs);
     grids.add(lattices[b], extents[b], offsets[b], offsets[b + 1], args.cutoff);
   }
   return grids;

@@ -39,6 +39,7 @@ int32_t aoti_torch_empty_strided(int64_t ndim, const int64_t* sizes, const int64
 int32_t torch_parallel_for(int64_t begin, int64_t end, int64_t grain, void (*)(int64_t, int64_t, void*), void*);
 int32_t torch_get_num_threads(uint32_t*);
 int32_t aoti_torch_dtype_bool();
+int32_t aoti_torch_dtype_int32();
 int32_t aoti_torch_dtype_int64();
 int32_t aoti_torch_dtype_float32();
 int32_t aoti_torch_dtype_float64();

@@ -31,5 +31,5 @@ if _extension.compiled:
         pairs = torch.library.get_ctx().new_dynamic_size()
         return (
             positions.new_empty((2, pairs), dtype=torch.int64),
-            positions.new_empty((pairs, 3), dtype=torch.int64),
+            positions.new_empty((pairs, 3), dtype=torch.int32),
         )

@@ -40,7 +40,7 @@ def neighbor_list(
         backend: ``"compiled"``, ``"matscipy"`` or ``"reference"``; by default the fastest there is.
 
     Returns:
-        ``edge_index`` (2, E) int64: centers i, ascending, and neighbors j; ``edge_shift`` (E, 3) int64: S.
+        ``edge_index`` (2, E) int64: centers i, ascending, and neighbors j; ``edge_shift`` (E, 3) int32: S.
         The order within a center is the same for every number of threads.
 
     Raises:

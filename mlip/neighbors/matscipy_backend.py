@@ -14,7 +14,7 @@ from mlip.neighbors.validation import ListInput
 
 def matscipy_list(data: ListInput) -> tuple[Tensor, Tensor]:
     """Neighbor list of a batch, one structure after the other; see :func:`mlip.neighbors.neighbor_list`."""
-    edges, shifts = [np.empty((2, 0), np.int64)], [np.empty((0, 3), np.int64)]
+    edges, shifts = [np.empty((2, 0), np.int64)], [np.empty((0, 3), np.int32)]
     positions = data.positions.cpu().double().numpy()
     offsets = data.offsets.tolist()
     for b, (first, last) in enumerate(itertools.pairwise(offsets)):
@@ -47,4 +47,4 @@ def _one_structure(
     )
     shift = shift + wrap[i] - wrap[j]
     inside = squared_distances(positions, cell, pbc, i, j, shift) < cutoff**2
-    return np.stack([i, j])[:, inside].astype(np.int64), shift[inside].astype(np.int64)
+    return np.stack([i, j])[:, inside].astype(np.int64), shift[inside].astype(np.int32)

@@ -15,7 +15,7 @@ IMAGES_AT_ONCE = 4_000_000  # pairs of atoms times images held in memory at once
 
 def reference_list(data: ListInput) -> tuple[Tensor, Tensor]:
     """Neighbor list of a batch by brute force; see :func:`mlip.neighbors.neighbor_list`."""
-    edges, shifts = [np.empty((2, 0), np.int64)], [np.empty((0, 3), np.int64)]
+    edges, shifts = [np.empty((2, 0), np.int64)], [np.empty((0, 3), np.int32)]
     positions = data.positions.cpu().double().numpy()
     offsets = data.offsets.tolist()
     for b, (first, last) in enumerate(itertools.pairwise(offsets)):
@@ -67,4 +67,4 @@ def brute_force(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff
         found.append(np.column_stack([center[pair], neighbor[pair], shift[image, pair]]))
     rows = np.vstack(found)
     rows = rows[np.lexsort(rows.T[::-1])]
-    return rows[:, :2].T, rows[:, 2:]
+    return rows[:, :2].T, rows[:, 2:].astype(np.int32)
