@@ -34,6 +34,7 @@ LAYERS = [
     (1, ("0e", "1o"), 2),
     (2, ("0e", "1o"), 1),
     (1, ("0e",), 4),
+    (3, ("3o",), 2),
 ]
 
 
@@ -97,6 +98,34 @@ def test_equals_the_reference(spec: tuple, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("orders", [(1,), (2,), (5,), (1, 2, 3, 4, 5), (6, 4)], ids=str)
 def test_any_orders(orders: tuple[int, ...]) -> None:
     compare(full_program(4, orders), 6, 32, torch.float64)
+
+
+@needs_extension
+def test_straight_line_code_is_that_of_the_tables() -> None:
+    """A term with the coefficient zero more, and no tree is known any longer."""
+    program, blocks = layer(2, ("0e", "1o"), 3)
+    more = ContractionProgram(9, 4, [*blocks, (3, torch.tensor([[0, 0, 0]]), torch.ones(1, 1, 1))])
+    features, species, coefficients = tensors(program, 9, 32, torch.float64)
+    terms = list(zip(program.outputs, program.monomials, strict=True))
+    padded = torch.zeros(3, more.n_terms, 32, dtype=torch.float64)
+    for t, term in enumerate(zip(more.outputs, more.monomials, strict=True)):
+        if term in terms:
+            padded[:, t] = coefficients[:, terms.index(term)]
+    results = []
+    for p, c in ((program, coefficients), (more, padded)):
+        a = features.clone().requires_grad_()
+        out = symmetric_contraction(a, species, c, p)
+        results.append([out.detach(), *torch.autograd.grad(out.square().sum(), a)])
+    torch.testing.assert_close(results[0], results[1], rtol=1e-12, atol=1e-11)
+
+
+def test_generated_code_is_up_to_date() -> None:
+    """tools/generate_contraction.py has been run after the last change of the trees."""
+    root = Path(mlip.__file__).parents[1]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    command = [sys.executable, str(root / "tools/generate_contraction.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
 
 
 def module_and_program(spec: tuple, channels: int) -> tuple[SymmetricContraction, ContractionProgram]:

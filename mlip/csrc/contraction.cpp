@@ -3,6 +3,7 @@
 // `program` is int32 on the CPU: numbers of inputs, outputs and terms, then the tree (kernels/contraction.hpp). It is
 // read through in every call, so that a wrong one is refused.
 #include <algorithm>
+#include <vector>
 
 #include "geometry_arguments.hpp"
 #include "kernels/contraction.hpp"
@@ -14,6 +15,14 @@ namespace {
 
 constexpr int64_t atoms_per_task = 16;
 constexpr int64_t header = 3;
+
+template <class Real>
+FixedTrees<Real> fixed_trees() {
+  if constexpr (sizeof(Real) == 4)
+    return MLIP_BEST(fixed_trees_table).float32;
+  else
+    return MLIP_BEST(fixed_trees_table).float64;
+}
 
 template <class Real>
 const ContractionOf<Real>& functions() {
@@ -40,6 +49,7 @@ class Reader {
     }
   }
   int64_t n_terms() const { return n_terms_; }
+  int64_t place() const { return place_; }
   bool at_end() const { return place_ == size_; }
 
  private:
@@ -63,6 +73,7 @@ struct Arguments {
   const char* operation;
   const abi::Tensor &features, &species, &program;
   int64_t n_in = 0, n_out = 0, n_terms = 0, n_atoms = 0, n_channels = 0, block = 0;
+  std::vector<int64_t> trees;  // where that of each output begins, and the end
 
   Arguments(const char* name, const abi::Tensor& features_, const abi::Tensor& species_, const abi::Tensor& program_)
       : operation(name), features(features_), species(species_), program(program_) {
@@ -74,7 +85,11 @@ struct Arguments {
     n_terms = numbers[2];
     expect(0 < n_in && n_in <= largest_width && n_out >= 0, name, "program: expected 1 to 64 components");
     Reader reader(name, numbers + header, program.size(0) - header, n_in);
-    for (int64_t m = 0; m < n_out; m++) reader.node(0);
+    for (int64_t m = 0; m < n_out; m++) {
+      trees.push_back(reader.place());
+      reader.node(0);
+    }
+    trees.push_back(reader.place());
     expect(reader.at_end() && reader.n_terms() == n_terms, name, "program: expected one made by ContractionProgram");
     expect(has_shape(features, {n_in, -1, -1}) && is_real(features), name,
            "features: expected a contiguous float32 or float64 tensor (components, N, channels) on the CPU");
@@ -101,6 +116,23 @@ struct Arguments {
   void check_like_features(const abi::Tensor& tensor, int64_t components, const char* message) const {
     expect(has_shape(tensor, {components, n_atoms, n_channels}) && tensor.dtype() == features.dtype(), operation,
            message);
+  }
+
+  // Straight-line code for each output, or nothing.
+  template <class Real>
+  std::vector<const FixedTree<Real>*> fixed() const {
+    std::vector<const FixedTree<Real>*> all;
+    const FixedTrees<Real> known = fixed_trees<Real>();
+    const int32_t* tree = program.data<int32_t>() + header;
+    for (size_t m = 0; m + 1 < trees.size(); m++) {
+      const FixedTree<Real>* const end = known.first + known.count;
+      const auto* found = std::find_if(known.first, end, [&](const FixedTree<Real>& one) {
+        return one.n_in <= n_in && std::equal(one.nodes, one.nodes + one.size, tree + trees[m], tree + trees[m + 1]);
+      });
+      if (found == end) return {};
+      all.push_back(found);
+    }
+    return all;
   }
 
   template <class Real>
@@ -145,6 +177,8 @@ void symmetric_contraction(StableIValue* stack, uint64_t, uint64_t) {
   for_real(features, [&](auto zero) {
     using Real = decltype(zero);
     auto all = args.contraction<Real>();
+    const auto fixed = args.fixed<Real>();
+    all.fixed = fixed.empty() ? nullptr : fixed.data();
     all.coefficients = coefficients.data<Real>();
     all.values = values.data<Real>();
     over_atoms(functions<Real>().forward, all);
@@ -162,6 +196,8 @@ void symmetric_contraction_jacobian(StableIValue* stack, uint64_t, uint64_t) {
   for_real(features, [&](auto zero) {
     using Real = decltype(zero);
     auto all = args.contraction<Real>();
+    const auto fixed = args.fixed<Real>();
+    all.fixed = fixed.empty() ? nullptr : fixed.data();
     all.coefficients = coefficients.data<Real>();
     all.values = values.data<Real>();
     all.gradient = jacobian.data<Real>();
@@ -180,6 +216,8 @@ void symmetric_contraction_backward(StableIValue* stack, uint64_t, uint64_t) {
   for_real(features, [&](auto zero) {
     using Real = decltype(zero);
     auto all = args.contraction<Real>();
+    const auto fixed = args.fixed<Real>();
+    all.fixed = fixed.empty() ? nullptr : fixed.data();
     all.coefficients = coefficients.data<Real>();
     all.grad = grad.data<Real>();
     all.gradient = gradient.data<Real>();
@@ -200,6 +238,8 @@ void symmetric_contraction_second(StableIValue* stack, uint64_t, uint64_t) {
   for_real(features, [&](auto zero) {
     using Real = decltype(zero);
     auto all = args.contraction<Real>();
+    const auto fixed = args.fixed<Real>();
+    all.fixed = fixed.empty() ? nullptr : fixed.data();
     all.coefficients = coefficients.data<Real>();
     all.grad = grad.data<Real>();
     all.tangent = tangent.data<Real>();

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -23,7 +24,8 @@ class ContractionProgram:
         dim_in: Components of the features.
         dim_out: Output components.
         n_terms: T, over all outputs; the order of terms is the program's own.
-        table: int32 tensor, what the compiled operator reads (mlip/csrc/kernels/contraction.hpp).
+        trees: Of each output component, its monomials as a tree (mlip/csrc/kernels/contraction.hpp).
+        table: int32 tensor of all that, what the compiled operator reads.
         outputs: Output component of each term.
         monomials: Factors of each term.
     """
@@ -36,16 +38,17 @@ class ContractionProgram:
         for entries, _ in self._blocks:
             for output, monomial in entries:
                 polynomials[output].add(monomial)
-        tree: list[int] = []
+        self.trees: list[list[int]] = []
         self.outputs: list[int] = []
         self.monomials: list[Monomial] = []
         for output, monomials in enumerate(polynomials):
             nodes, order = _best_tree(monomials)
-            tree += nodes
+            self.trees.append(nodes)
             self.monomials += order
             self.outputs += [output] * len(order)
         self.n_terms = len(self.outputs)
-        self.table = torch.tensor([dim_in, dim_out, self.n_terms, *tree], dtype=torch.int32)
+        table = [dim_in, dim_out, self.n_terms, *chain.from_iterable(self.trees)]
+        self.table = torch.tensor(table, dtype=torch.int32)
         number = {key: t for t, key in enumerate(zip(self.outputs, self.monomials, strict=True))}
         self._terms = [torch.tensor([number[key] for key in entries]) for entries, _ in self._blocks]
 

@@ -6,8 +6,6 @@
 // are second derivatives.
 #include "contraction.hpp"
 
-#include <algorithm>
-
 #include "dual.hpp"
 
 namespace mlip::MLIP_ISA {
@@ -16,7 +14,6 @@ namespace {
 // Vectors of channels that share the decoding of the tree: as many as the registers hold, and whole blocks or a part.
 template <class Real>
 constexpr int lanes = width<Real> == block<Real> ? 4 : 2;
-constexpr int64_t atoms_together = 16;  // so that coefficients stay in the nearest cache
 
 template <class Real, int P>
 struct Lanes {
@@ -186,6 +183,11 @@ struct Site {
   }
 };
 
+template <class Real>
+MLIP_INLINE Real* numbers(Lanes<Real, 1>* lanes) {
+  return reinterpret_cast<Real*>(lanes);
+}
+
 struct Forward {
   template <class Real, int P>
   MLIP_INLINE static void run(const Site<Real, P>& site) {
@@ -215,6 +217,40 @@ struct Backward {
     for (int64_t m = 0; m < site.all.n_out; m++) {
       X u{};
       walk.template node<0>(a, da, values ? site.one() : site.at(site.all.grad, m), u);
+      if (values) site.set(site.all.values, m, u);
+    }
+    for (int64_t k = 0; k < site.all.n_in; k++) site.set(site.all.gradient, k, da[k]);
+  }
+};
+
+struct FixedForward {
+  template <class Real>
+  MLIP_INLINE static void run(const Site<Real, 1>& site) {
+    Lanes<Real, 1> a[largest_width], u;
+    site.load_features(a);
+    const Real* coefficients = site.all.coefficients + site.term_place();
+    for (int64_t m = 0; m < site.all.n_out; m++) {
+      const FixedTree<Real>& tree = *site.all.fixed[m];
+      tree.value(numbers<Real>(a), coefficients, numbers<Real>(&u));
+      coefficients += tree.n_terms * block<Real>;
+      site.set(site.all.values, m, u);
+    }
+  }
+};
+
+template <bool values>
+struct FixedBackward {
+  template <class Real>
+  MLIP_INLINE static void run(const Site<Real, 1>& site) {
+    Lanes<Real, 1> a[largest_width], da[largest_width], q = site.one(), u;
+    site.load_features(a);
+    for (int64_t k = 0; k < site.all.n_in; k++) da[k] = {};
+    const Real* coefficients = site.all.coefficients + site.term_place();
+    for (int64_t m = 0; m < site.all.n_out; m++) {
+      const FixedTree<Real>& tree = *site.all.fixed[m];
+      if (!values) q = site.at(site.all.grad, m);
+      tree.gradient(numbers<Real>(a), coefficients, numbers<Real>(&q), numbers<Real>(&u), numbers<Real>(da));
+      coefficients += tree.n_terms * block<Real>;
       if (values) site.set(site.all.values, m, u);
     }
     for (int64_t k = 0; k < site.all.n_in; k++) site.set(site.all.gradient, k, da[k]);
@@ -273,8 +309,16 @@ void over_channels(const Contraction<Real>& all, int64_t first_atom, int64_t las
 
 template <class Real, class Task>
 void over_atoms(const Contraction<Real>& all, int64_t first, int64_t last) {
-  for (int64_t atom = first; atom < last; atom += atoms_together)
-    over_channels<Real, Task>(all, atom, std::min(atom + atoms_together, last), 0, all.n_channels);
+  for (int64_t atom = first; atom < last; atom++) over_channels<Real, Task>(all, atom, atom + 1, 0, all.n_channels);
+}
+
+// The same by straight-line code where there is some.
+template <class Real, class Task, class Fixed>
+void over_atoms(const Contraction<Real>& all, int64_t first, int64_t last) {
+  if (!all.fixed) return over_atoms<Real, Task>(all, first, last);
+  for (int64_t atom = first; atom < last; atom++)
+    for (int64_t channel = 0; channel < all.n_channels; channel += width<Real>)
+      Fixed::run(Site<Real, 1>{all, atom, channel});
 }
 
 template <class Real, class Task>
@@ -284,8 +328,12 @@ void over_blocks(const Contraction<Real>& all, int64_t first, int64_t last) {
 
 template <class Real>
 constexpr ContractionOf<Real> functions = {
-    over_atoms<Real, Forward>, over_atoms<Real, Backward<true>>, over_atoms<Real, Backward<false>>,
-    over_atoms<Real, Second>,  over_blocks<Real, Terms<false>>,  over_blocks<Real, Terms<true>>};
+    over_atoms<Real, Forward, FixedForward>,
+    over_atoms<Real, Backward<true>, FixedBackward<true>>,
+    over_atoms<Real, Backward<false>, FixedBackward<false>>,
+    over_atoms<Real, Second>,
+    over_blocks<Real, Terms<false>>,
+    over_blocks<Real, Terms<true>>};
 
 }  // namespace
 

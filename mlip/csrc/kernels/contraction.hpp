@@ -14,9 +14,28 @@ constexpr int largest_order = 16;  // factors of a monomial
 //   node = [1 if the path so far is a monomial else 0, number of leaves, number of inner nodes,
 //           k of each leaf, (k, node) of each inner node]
 // Coefficients are numbered in that order: the node's own, the leaves', those of the inner nodes; over all outputs.
+//
+// For the trees of contraction_trees.hpp there is straight-line code, for one vector of channels at a time: it returns
+// the value, with the coefficient of term t of the tree at coefficients + t * block, and the second one adds `seed`
+// times the gradient. Features and gradient are arrays of vectors.
+template <class Real>
+struct FixedTree {
+  const int32_t* nodes;
+  int64_t size, n_terms, n_in;
+  void (*value)(const Real* features, const Real* coefficients, Real* value);
+  void (*gradient)(const Real* features, const Real* coefficients, const Real* seed, Real* value, Real* gradient);
+};
+
+template <class Real>
+struct FixedTrees {
+  const FixedTree<Real>* first;
+  int64_t count;
+};
+
 template <class Real>
 struct Contraction {
-  const int32_t* tree;  // of all output components, one after the other
+  const int32_t* tree;                 // of all output components, one after the other
+  const FixedTree<Real>* const* fixed;  // of each output component; null if there is no straight-line code for all
   int64_t n_in, n_out, n_terms, n_atoms, n_channels;
   const Real* features;       // (n_in, n_atoms, n_channels)
   const int64_t* species;     // (n_atoms)
@@ -45,6 +64,12 @@ struct ContractionTable {
   ContractionOf<double> float64;
 };
 
+struct FixedTreesTable {
+  FixedTrees<float> float32;
+  FixedTrees<double> float64;
+};
+
 MLIP_FOR_EACH_ISA(extern const ContractionTable contraction_table;)
+MLIP_FOR_EACH_ISA(extern const FixedTreesTable fixed_trees_table;)
 
 }  // namespace mlip
