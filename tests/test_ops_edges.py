@@ -17,12 +17,14 @@ needs_extension = pytest.mark.skipif(not mlip.compiled, reason="the extension is
 DTYPES = [torch.float32, torch.float64]
 
 
-def graph(n_atoms: int, n_edges: int, n_graphs: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+def graph(
+    n_atoms: int, n_edges: int, n_graphs: int, dtype: torch.dtype, integer: torch.dtype = torch.int32
+) -> tuple[torch.Tensor, ...]:
     """Random positions, cells, edges sorted by center, shifts (half of them none), structures."""
     batch = torch.arange(n_atoms) * n_graphs // max(n_atoms, 1)
     center = torch.randint(max(n_atoms, 1), (n_edges,)).sort().values
     edge_index = torch.stack([center, torch.randint(max(n_atoms, 1), (n_edges,))])
-    shift = torch.randint(-2, 3, (n_edges, 3)) * torch.randint(2, (n_edges, 1))
+    shift = torch.randint(-2, 3, (n_edges, 3), dtype=integer) * torch.randint(2, (n_edges, 1), dtype=integer)
     return torch.randn(n_atoms, 3, dtype=dtype), torch.randn(n_graphs, 3, 3, dtype=dtype), edge_index, shift, batch
 
 
@@ -31,9 +33,12 @@ SIZES = [(7, 40, 1), (9, 60, 3), (3000, 20_000, 4), (5, 0, 2), (0, 0, 1), (0, 0,
 
 @needs_extension
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("integer", [torch.int32, torch.int64])
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_edge_vectors_are_those_of_the_reference(size: tuple[int, int, int], dtype: torch.dtype) -> None:
-    positions, cell, *edges = graph(*size, dtype)
+def test_edge_vectors_are_those_of_the_reference(
+    size: tuple[int, int, int], integer: torch.dtype, dtype: torch.dtype
+) -> None:
+    positions, cell, *edges = graph(*size, dtype, integer)
     positions.requires_grad_()
     cell.requires_grad_()
     compiled, reference = (f(positions, cell, *edges) for f in (ops.edge_vectors, ops.edge_vectors_reference))

@@ -8,8 +8,6 @@
 #include "geometry_arguments.hpp"
 #include "kernels/contraction.hpp"
 
-extern "C" int32_t aoti_torch_dtype_int32();
-
 namespace mlip {
 namespace {
 

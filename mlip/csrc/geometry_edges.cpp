@@ -13,11 +13,11 @@ namespace {
 constexpr int64_t edges_per_task = 4096;
 constexpr int64_t atoms_per_task = 2048;
 
-// What both directions are given: edge_index (2,E), edge_shift (E,3), batch (N,), all int64.
+// What both directions are given: edge_index (2,E) and batch (N,) int64, edge_shift (E,3) int32 or int64.
 struct Edges {
   abi::Tensor index, shift, batch;
   int64_t n_atoms = 0, n_edges = 0, n_graphs = 0;
-  const int64_t *center = nullptr, *neighbor = nullptr, *shifts = nullptr, *graph = nullptr;
+  const int64_t *center = nullptr, *neighbor = nullptr, *graph = nullptr;
 
   explicit Edges(const StableIValue* stack) : index(stack[0]), shift(stack[1]), batch(stack[2]) {}
 
@@ -26,17 +26,25 @@ struct Edges {
            "edge_index: expected a contiguous int64 tensor of shape (2, E) on the CPU");
     n_edges = index.size(1);
     n_graphs = graphs;
-    expect(has_shape(shift, {n_edges, 3}) && is_integer(shift), operation,
-           "edge_shift: expected a contiguous int64 tensor of shape (E, 3) on the CPU");
+    expect(has_shape(shift, {n_edges, 3}) && (is_integer(shift) || shift.dtype() == aoti_torch_dtype_int32()),
+           operation, "edge_shift: expected a contiguous int32 or int64 tensor of shape (E, 3) on the CPU");
     expect(has_shape(batch, {-1}) && is_integer(batch), operation,
            "batch: expected a contiguous int64 tensor of shape (N,) on the CPU");
     n_atoms = batch.size(0);
     center = index.data<int64_t>();
     neighbor = center + n_edges;
-    shifts = shift.data<int64_t>();
     graph = batch.data<int64_t>();
     for (int64_t k = 0; k < n_atoms; k++)
       expect(0 <= graph[k] && graph[k] < n_graphs, operation, "batch: expected numbers from 0 to B - 1");
+  }
+
+  // Calls body with the shifts, as int32 or int64.
+  template <class Body>
+  void with_shifts(const Body& body) const {
+    if (is_integer(shift))
+      body(static_cast<const int64_t*>(shift.data<int64_t>()));
+    else
+      body(static_cast<const int32_t*>(shift.data<int32_t>()));
   }
 
   bool in_range(int64_t e) const {
@@ -49,12 +57,13 @@ constexpr const char* forward_name = "edge_vectors";
 constexpr const char* backward_name = "edge_vectors_backward";
 constexpr const char* wrong_index = "edge_index: expected numbers from 0 to N - 1";
 
-template <class Real>
-void forward(const Edges& edges, const Real* positions, const Real* cell, Real* vectors) {
+template <class Real, class Integer>
+void forward(const Edges& edges, const Integer* shifts, const Real* positions, const Real* cell, Real* vectors) {
   abi::parallel_for(0, edges.n_edges, edges_per_task, [&](int64_t first, int64_t last) {
     for (int64_t e = first; e < last; e++) {
       expect(edges.in_range(e), forward_name, wrong_index);
-      const int64_t i = edges.center[e], *s = edges.shifts + 3 * e;
+      const int64_t i = edges.center[e];
+      const Integer* s = shifts + 3 * e;
       const Real *ri = positions + 3 * i, *rj = positions + 3 * edges.neighbor[e], *h = cell + 9 * edges.graph[i];
       const Real a = static_cast<Real>(s[0]), b = static_cast<Real>(s[1]), c = static_cast<Real>(s[2]);
       for (int d = 0; d < 3; d++) vectors[3 * e + d] = (rj[d] - ri[d]) + ((a * h[d] + b * h[3 + d]) + c * h[6 + d]);
@@ -74,7 +83,9 @@ void edge_vectors(StableIValue* stack, uint64_t, uint64_t) {
   auto vectors = positions.new_empty({edges.n_edges, 3}, positions.dtype());
   for_real(positions, [&](auto zero) {
     using Real = decltype(zero);
-    forward<Real>(edges, positions.data<Real>(), cell.data<Real>(), vectors.data<Real>());
+    edges.with_shifts([&](const auto* shifts) {
+      forward<Real>(edges, shifts, positions.data<Real>(), cell.data<Real>(), vectors.data<Real>());
+    });
   });
   stack[0] = vectors.release();
 }
@@ -100,12 +111,13 @@ struct CellPart {
   double sum[9];
 };
 
-template <class Real>
-std::vector<CellPart> cell_parts(const Edges& edges, const Real* grad, int64_t first, int64_t last) {
+template <class Real, class Integer>
+std::vector<CellPart> cell_parts(const Edges& edges, const Integer* shifts, const Real* grad, int64_t first, int64_t last) {
   std::vector<CellPart> parts;
   for (int64_t e = first; e < last; e++) {
     expect(edges.in_range(e), backward_name, wrong_index);
-    const int64_t *s = edges.shifts + 3 * e, graph = edges.graph[edges.center[e]];
+    const Integer* s = shifts + 3 * e;
+    const int64_t graph = edges.graph[edges.center[e]];
     if (!(s[0] | s[1] | s[2])) continue;
     if (parts.empty() || parts.back().graph != graph) parts.push_back({graph, {}});
     for (int a = 0; a < 3; a++)
@@ -116,13 +128,13 @@ std::vector<CellPart> cell_parts(const Edges& edges, const Real* grad, int64_t f
 }
 
 // Also finds out whether all edges are in range, and so comes first.
-template <class Real>
-void cell_gradient(const Edges& edges, const Real* grad, Real* out) {
+template <class Real, class Integer>
+void cell_gradient(const Edges& edges, const Integer* shifts, const Real* grad, Real* out) {
   const int64_t n_chunks = (edges.n_edges + edges_per_task - 1) / edges_per_task;
   std::vector<std::vector<CellPart>> chunks(static_cast<size_t>(n_chunks));
   abi::parallel_for(0, n_chunks, 1, [&](int64_t first, int64_t last) {
     for (int64_t k = first; k < last; k++)
-      chunks[static_cast<size_t>(k)] = cell_parts(edges, grad, k * edges_per_task,
+      chunks[static_cast<size_t>(k)] = cell_parts(edges, shifts, grad, k * edges_per_task,
                                                   std::min((k + 1) * edges_per_task, edges.n_edges));
   });
   std::vector<double> sum(static_cast<size_t>(9 * edges.n_graphs));
@@ -144,7 +156,8 @@ void edge_vectors_backward(StableIValue* stack, uint64_t, uint64_t) {
   auto cell = grad.new_empty({n_graphs, 3, 3}, grad.dtype());
   for_real(grad, [&](auto zero) {
     using Real = decltype(zero);
-    cell_gradient(edges, grad.data<Real>(), cell.data<Real>());
+    edges.with_shifts(
+        [&](const auto* shifts) { cell_gradient(edges, shifts, grad.data<Real>(), cell.data<Real>()); });
     positions_gradient(edges, grad.data<Real>(), positions.data<Real>());
   });
   stack[0] = positions.release();

@@ -28,6 +28,8 @@ class ContractionProgram:
         table: int32 tensor of all that, what the compiled operator reads.
         outputs: Output component of each term.
         monomials: Factors of each term.
+        order: Most factors of a monomial.
+        compiles: Whether it is within the limits of the compiled operator.
     """
 
     def __init__(self, dim_in: int, dim_out: int, blocks: Sequence[Block], zero: float = 1e-12) -> None:
@@ -50,17 +52,9 @@ class ContractionProgram:
         table = [dim_in, dim_out, self.n_terms, *chain.from_iterable(self.trees)]
         self.table = torch.tensor(table, dtype=torch.int32)
         number = {key: t for t, key in enumerate(zip(self.outputs, self.monomials, strict=True))}
+        self.order = max((len(m) for m in self.monomials), default=0)
+        self.compiles = 0 < dim_in <= LARGEST_WIDTH and self.order <= LARGEST_ORDER
         self._terms = [torch.tensor([number[key] for key in entries]) for entries, _ in self._blocks]
-
-    @property
-    def order(self) -> int:
-        """Most factors of a monomial."""
-        return max((len(m) for m in self.monomials), default=0)
-
-    @property
-    def compiles(self) -> bool:
-        """Whether it is within the limits of the compiled operator."""
-        return 0 < self.dim_in <= LARGEST_WIDTH and self.order <= LARGEST_ORDER
 
     def coefficients(self, weights: Sequence[Tensor]) -> Tensor:
         """Coefficient of each term (Z, T, C) from the weights (Z, paths, C) of each block; differentiable."""

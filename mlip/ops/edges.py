@@ -23,7 +23,7 @@ def edge_vectors(positions: Tensor, cell: Tensor, edge_index: Tensor, edge_shift
         positions: (N, 3) Å.
         cell: (B, 3, 3) Å, rows are lattice vectors.
         edge_index: (2, E) int64, center and neighbor.
-        edge_shift: (E, 3) int64, S.
+        edge_shift: (E, 3) int32 or int64, S.
         batch: (N,) int64, structure of each atom.
     """
     if not runs_compiled(positions, cell, edge_index):
