@@ -18,6 +18,8 @@ def test_equals_the_loop(n_atoms: int, n_elements: int, present: int, dtype: tor
     species = torch.randint(present, (n_atoms,))
     mine, expected = (f(features, species, weight) for f in (element_linear, element_linear_reference))
     torch.testing.assert_close(mine, expected)
+    if not n_atoms:
+        return  # the loop has no derivative then
     grad = torch.randn_like(expected)
     for a, b in zip(*(torch.autograd.grad(o, (features, weight), grad) for o in (mine, expected)), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
