@@ -184,27 +184,6 @@ void symmetric_contraction(StableIValue* stack, uint64_t, uint64_t) {
   stack[0] = values.release();
 }
 
-void symmetric_contraction_jacobian(StableIValue* stack, uint64_t, uint64_t) {
-  const abi::Tensor features(stack[0]), species(stack[1]), coefficients(stack[2]), program(stack[3]);
-  const Arguments args("symmetric_contraction_jacobian", features, species, program);
-  args.check_coefficients(coefficients);
-  expect(args.n_out == 1, args.operation, "program: expected one output component");
-  auto values = features.new_empty({1, args.n_atoms, args.n_channels}, features.dtype());
-  auto jacobian = features.new_empty({args.n_in, args.n_atoms, args.n_channels}, features.dtype());
-  for_real(features, [&](auto zero) {
-    using Real = decltype(zero);
-    auto all = args.contraction<Real>();
-    const auto fixed = args.fixed<Real>();
-    all.fixed = fixed.empty() ? nullptr : fixed.data();
-    all.coefficients = coefficients.data<Real>();
-    all.values = values.data<Real>();
-    all.gradient = jacobian.data<Real>();
-    over_atoms(functions<Real>().jacobian, all);
-  });
-  stack[0] = values.release();
-  stack[1] = jacobian.release();
-}
-
 void symmetric_contraction_backward(StableIValue* stack, uint64_t, uint64_t) {
   const abi::Tensor grad(stack[0]), features(stack[1]), species(stack[2]), coefficients(stack[3]), program(stack[4]);
   const Arguments args("symmetric_contraction_backward", features, species, program);
@@ -291,8 +270,6 @@ const auto definition =
     abi::Library("mlip")
         .def("symmetric_contraction(Tensor features, Tensor species, Tensor coefficients, Tensor program, int n_out) -> "
              "Tensor")
-        .def("symmetric_contraction_jacobian(Tensor features, Tensor species, Tensor coefficients, Tensor program) -> "
-             "(Tensor values, Tensor jacobian)")
         .def("symmetric_contraction_backward(Tensor grad, Tensor features, Tensor species, Tensor coefficients, "
              "Tensor program) -> Tensor")
         .def("symmetric_contraction_second(Tensor tangent, Tensor grad, Tensor features, Tensor species, "
@@ -303,7 +280,6 @@ const auto definition =
              "Tensor program, int n_terms, int n_elements) -> Tensor");
 const auto cpu = abi::Library("mlip", "CPU")
                      .impl("symmetric_contraction", symmetric_contraction)
-                     .impl("symmetric_contraction_jacobian", symmetric_contraction_jacobian)
                      .impl("symmetric_contraction_backward", symmetric_contraction_backward)
                      .impl("symmetric_contraction_second", symmetric_contraction_second)
                      .impl("symmetric_contraction_terms", symmetric_contraction_terms)

@@ -50,8 +50,6 @@ def symmetric_contraction(
     if not (runs_compiled(features, packed) and program.compiles and packed.shape[3] == block):
         return symmetric_contraction_reference(features, species, packed, program)
     arguments = features.contiguous(), species.contiguous(), packed.contiguous(), program.table
-    if program.dim_out == 1 and features.requires_grad and torch.is_grad_enabled() and not packed.requires_grad:
-        return OPS.symmetric_contraction_jacobian(*arguments)[0]
     return OPS.symmetric_contraction(*arguments, program.dim_out)
 
 
@@ -77,11 +75,6 @@ def _setup_contraction(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> Non
     ctx.save_for_backward(*inputs[:4])
 
 
-def _setup_jacobian(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs, output[1])
-    ctx.mark_non_differentiable(output[1])
-
-
 def _setup(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
@@ -95,19 +88,6 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     if ctx.needs_input_grad[2]:
         grad_coefficients = OPS.symmetric_contraction_terms(grad, features, species, table, *_sizes(coefficients))
     return grad_features, None, grad_coefficients, None, None
-
-
-def _jacobian_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    """A product with what the forward pass has left, unless it is to be differentiated in turn."""
-    features, species, coefficients, table, jacobian = ctx.saved_tensors
-    if not torch.is_grad_enabled() and not ctx.needs_input_grad[2]:
-        return grad * jacobian, None, None, None
-    grad = grad.contiguous()
-    grad_features = OPS.symmetric_contraction_backward(grad, features, species, coefficients, table)
-    grad_coefficients = None
-    if ctx.needs_input_grad[2]:
-        grad_coefficients = OPS.symmetric_contraction_terms(grad, features, species, table, *_sizes(coefficients))
-    return grad_features, None, grad_coefficients, None
 
 
 def _backward_backward(ctx: Any, tangent: Tensor) -> tuple[Tensor | None, ...]:
@@ -162,12 +142,6 @@ if _extension.compiled:
     def _fake(features: Tensor, species: Tensor, coefficients: Tensor, program: Tensor, n_out: int) -> Tensor:
         return features.new_empty((n_out, *features.shape[1:]))
 
-    @torch.library.register_fake("mlip::symmetric_contraction_jacobian")
-    def _fake_jacobian(
-        features: Tensor, species: Tensor, coefficients: Tensor, program: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        return features.new_empty((1, *features.shape[1:])), torch.empty_like(features)
-
     @torch.library.register_fake("mlip::symmetric_contraction_backward")
     def _fake_backward(
         grad: Tensor, features: Tensor, species: Tensor, coefficients: Tensor, program: Tensor
@@ -199,9 +173,6 @@ if _extension.compiled:
         return _like_coefficients(features, n_terms, n_elements)
 
     torch.library.register_autograd("mlip::symmetric_contraction", _backward, setup_context=_setup_contraction)
-    torch.library.register_autograd(
-        "mlip::symmetric_contraction_jacobian", _jacobian_backward, setup_context=_setup_jacobian
-    )
     torch.library.register_autograd("mlip::symmetric_contraction_backward", _backward_backward, setup_context=_setup)
     torch.library.register_autograd("mlip::symmetric_contraction_terms", _terms_backward, setup_context=_setup_terms)
     for _name in ("second", "terms_second"):

@@ -176,11 +176,6 @@ struct Site {
   MLIP_INLINE void load_features(Dual<Number>* a) const {
     for (int64_t k = 0; k < all.n_in; k++) a[k] = {at(all.features, k), at(all.tangent, k)};
   }
-  static MLIP_INLINE Number one() {
-    Number out{};
-    for (auto& v : out.v) v += Real(1);
-    return out;
-  }
 };
 
 template <class Real>
@@ -204,7 +199,6 @@ struct Forward {
   }
 };
 
-template <bool values>
 struct Backward {
   template <class Real, int P>
   MLIP_INLINE static void run(const Site<Real, P>& site) {
@@ -216,8 +210,7 @@ struct Backward {
         site.all.tree, {site.all.coefficients + site.term_place(), site.term_stride()}};
     for (int64_t m = 0; m < site.all.n_out; m++) {
       X u{};
-      walk.template node<0>(a, da, values ? site.one() : site.at(site.all.grad, m), u);
-      if (values) site.set(site.all.values, m, u);
+      walk.template node<0>(a, da, site.at(site.all.grad, m), u);
     }
     for (int64_t k = 0; k < site.all.n_in; k++) site.set(site.all.gradient, k, da[k]);
   }
@@ -238,20 +231,18 @@ struct FixedForward {
   }
 };
 
-template <bool values>
 struct FixedBackward {
   template <class Real>
   MLIP_INLINE static void run(const Site<Real, 1>& site) {
-    Lanes<Real, 1> a[largest_width], da[largest_width], q = site.one(), u;
+    Lanes<Real, 1> a[largest_width], da[largest_width];
     site.load_features(a);
     for (int64_t k = 0; k < site.all.n_in; k++) da[k] = {};
     const Real* coefficients = site.all.coefficients + site.term_place();
     for (int64_t m = 0; m < site.all.n_out; m++) {
       const FixedTree<Real>& tree = *site.all.fixed[m];
-      if (!values) q = site.at(site.all.grad, m);
-      tree.gradient(numbers<Real>(a), coefficients, numbers<Real>(&q), numbers<Real>(&u), numbers<Real>(da));
+      Lanes<Real, 1> q = site.at(site.all.grad, m);
+      tree.gradient(numbers<Real>(a), coefficients, numbers<Real>(&q), numbers<Real>(da));
       coefficients += tree.n_terms * block<Real>;
-      if (values) site.set(site.all.values, m, u);
     }
     for (int64_t k = 0; k < site.all.n_in; k++) site.set(site.all.gradient, k, da[k]);
   }
@@ -329,8 +320,7 @@ void over_blocks(const Contraction<Real>& all, int64_t first, int64_t last) {
 template <class Real>
 constexpr ContractionOf<Real> functions = {
     over_atoms<Real, Forward, FixedForward>,
-    over_atoms<Real, Backward<true>, FixedBackward<true>>,
-    over_atoms<Real, Backward<false>, FixedBackward<false>>,
+    over_atoms<Real, Backward, FixedBackward>,
     over_atoms<Real, Second>,
     over_blocks<Real, Terms<false>>,
     over_blocks<Real, Terms<true>>};

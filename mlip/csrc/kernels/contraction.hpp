@@ -15,15 +15,15 @@ constexpr int largest_order = 16;  // factors of a monomial
 //           k of each leaf, (k, node) of each inner node]
 // Coefficients are numbered in that order: the node's own, the leaves', those of the inner nodes; over all outputs.
 //
-// For the trees of contraction_trees.hpp there is straight-line code, for one vector of channels at a time: it returns
-// the value, with the coefficient of term t of the tree at coefficients + t * block, and the second one adds `seed`
-// times the gradient. Features and gradient are arrays of vectors.
+// For the trees of contraction_trees.hpp there is straight-line code, for one vector of channels at a time: for the value,
+// with the coefficient of term t of the tree at coefficients + t * block, and to add `seed` times the gradient. Features
+// and gradient are arrays of vectors.
 template <class Real>
 struct FixedTree {
   const int32_t* nodes;
   int64_t size, n_terms, n_in;
   void (*value)(const Real* features, const Real* coefficients, Real* value);
-  void (*gradient)(const Real* features, const Real* coefficients, const Real* seed, Real* value, Real* gradient);
+  void (*gradient)(const Real* features, const Real* coefficients, const Real* seed, Real* gradient);
 };
 
 template <class Real>
@@ -47,12 +47,11 @@ struct Contraction {
   Real* term_gradient;        // as coefficients
 };
 
-// The first four work on a range of atoms, the last two on all atoms and a range of blocks of channels.
+// The first three work on a range of atoms, the last two on all atoms and a range of blocks of channels.
 template <class Real>
 struct ContractionOf {
   using Atoms = void (*)(const Contraction<Real>&, int64_t first, int64_t last);
   Atoms forward;    // values
-  Atoms jacobian;   // values and their gradient, for one output
   Atoms backward;   // gradient of the features
   Atoms second;     // along the tangent: derivatives of the values and of what `backward` gives
   Atoms terms;      // adds the gradient of the coefficients

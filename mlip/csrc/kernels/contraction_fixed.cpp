@@ -59,12 +59,11 @@ void value(const Real* features, const Real* coefficients, Real* value) {
 }
 
 template <class Tree, class Real>
-void gradient(const Real* features, const Real* coefficients, const Real* seed, Real* value, Real* gradient) {
+void gradient(const Real* features, const Real* coefficients, const Real* seed, Real* gradient) {
   Vector<Real> u{}, a[Tree::n_in], da[Tree::n_in];
   for (int k = 0; k < Tree::n_in; k++) a[k] = load(features + k * width<Real>);
   for (int k = 0; k < Tree::n_in; k++) da[k] = load(gradient + k * width<Real>);
   Unrolled<Tree, true, Real>::template node<0, 0>(a, coefficients, load(seed), u, da);
-  store(value, u);
   for (int k = 0; k < Tree::n_in; k++) store(gradient + k * width<Real>, da[k]);
 }
 
