@@ -171,7 +171,7 @@ void symmetric_contraction(StableIValue* stack, uint64_t, uint64_t) {
   const Arguments args("symmetric_contraction", features, species, program);
   args.check_coefficients(coefficients);
   expect(abi::from_stack<int64_t>(stack[4]) == args.n_out, args.operation, "n_out: expected that of the program");
-  auto values = features.new_empty({args.n_out, args.n_atoms, args.n_channels}, features.dtype());
+  auto values = new_output(features, {args.n_out, args.n_atoms, args.n_channels});
   for_real(features, [&](auto zero) {
     using Real = decltype(zero);
     auto all = args.contraction<Real>();
@@ -189,7 +189,7 @@ void symmetric_contraction_backward(StableIValue* stack, uint64_t, uint64_t) {
   const Arguments args("symmetric_contraction_backward", features, species, program);
   args.check_coefficients(coefficients);
   args.check_like_features(grad, args.n_out, wrong_grad);
-  auto gradient = features.new_empty({args.n_in, args.n_atoms, args.n_channels}, features.dtype());
+  auto gradient = new_output(features, {args.n_in, args.n_atoms, args.n_channels});
   for_real(features, [&](auto zero) {
     using Real = decltype(zero);
     auto all = args.contraction<Real>();
@@ -210,8 +210,8 @@ void symmetric_contraction_second(StableIValue* stack, uint64_t, uint64_t) {
   args.check_coefficients(coefficients);
   args.check_like_features(grad, args.n_out, wrong_grad);
   args.check_like_features(tangent, args.n_in, wrong_tangent);
-  auto values = features.new_empty({args.n_out, args.n_atoms, args.n_channels}, features.dtype());
-  auto gradient = features.new_empty({args.n_in, args.n_atoms, args.n_channels}, features.dtype());
+  auto values = new_output(features, {args.n_out, args.n_atoms, args.n_channels});
+  auto gradient = new_output(features, {args.n_in, args.n_atoms, args.n_channels});
   for_real(features, [&](auto zero) {
     using Real = decltype(zero);
     auto all = args.contraction<Real>();
@@ -235,7 +235,7 @@ void symmetric_contraction_terms(StableIValue* stack, uint64_t, uint64_t) {
   args.check_like_features(grad, args.n_out, wrong_grad);
   args.check_species(n_elements);
   expect(n_terms == args.n_terms, args.operation, "n_terms: expected that of the program");
-  auto out = features.new_empty({n_elements, args.n_channels / args.block, args.n_terms, args.block}, features.dtype());
+  auto out = new_output(features, {n_elements, args.n_channels / args.block, args.n_terms, args.block});
   for_real(features, [&](auto zero) {
     using Real = decltype(zero);
     auto all = args.contraction<Real>();
@@ -254,7 +254,7 @@ void symmetric_contraction_terms_second(StableIValue* stack, uint64_t, uint64_t)
   args.check_like_features(tangent, args.n_in, wrong_tangent);
   args.check_species(n_elements);
   expect(n_terms == args.n_terms, args.operation, "n_terms: expected that of the program");
-  auto out = features.new_empty({n_elements, args.n_channels / args.block, args.n_terms, args.block}, features.dtype());
+  auto out = new_output(features, {n_elements, args.n_channels / args.block, args.n_terms, args.block});
   for_real(features, [&](auto zero) {
     using Real = decltype(zero);
     auto all = args.contraction<Real>();

@@ -2,6 +2,7 @@
 #pragma once
 #include <string>
 
+#include "memory.hpp"
 #include "torch_abi.hpp"
 
 namespace mlip {
@@ -24,6 +25,15 @@ inline bool has_shape(const abi::Tensor& tensor, std::initializer_list<int64_t> 
     axis++;
   }
   return true;
+}
+
+// A tensor for an output, where it may be large: on pages whose first touch costs little.
+inline abi::Tensor new_output(const abi::Tensor& like, std::initializer_list<int64_t> shape) {
+  auto out = like.new_empty(shape, like.dtype());
+  int64_t bytes = like.dtype() == aoti_torch_dtype_float64() ? 8 : 4;
+  for (const int64_t size : shape) bytes *= size;
+  prefer_huge_pages(out.data<void>(), bytes);
+  return out;
 }
 
 // Calls body(Real{}) with the type of the tensor, float or double.

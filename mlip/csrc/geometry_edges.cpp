@@ -80,7 +80,7 @@ void edge_vectors(StableIValue* stack, uint64_t, uint64_t) {
          "cell: expected a contiguous tensor of shape (B, 3, 3) and the type of the positions");
   edges.check(forward_name, cell.size(0));
   expect(edges.n_atoms == positions.size(0), forward_name, "batch: expected as many numbers as positions");
-  auto vectors = positions.new_empty({edges.n_edges, 3}, positions.dtype());
+  auto vectors = new_output(positions, {edges.n_edges, 3});
   for_real(positions, [&](auto zero) {
     using Real = decltype(zero);
     edges.with_shifts([&](const auto* shifts) {
@@ -152,8 +152,8 @@ void edge_vectors_backward(StableIValue* stack, uint64_t, uint64_t) {
   edges.check(backward_name, n_graphs);
   expect(has_shape(grad, {edges.n_edges, 3}) && is_real(grad), backward_name,
          "grad: expected a contiguous float32 or float64 tensor of shape (E, 3) on the CPU");
-  auto positions = grad.new_empty({edges.n_atoms, 3}, grad.dtype());
-  auto cell = grad.new_empty({n_graphs, 3, 3}, grad.dtype());
+  auto positions = new_output(grad, {edges.n_atoms, 3});
+  auto cell = new_output(grad, {n_graphs, 3, 3});
   for_real(grad, [&](auto zero) {
     using Real = decltype(zero);
     edges.with_shifts(

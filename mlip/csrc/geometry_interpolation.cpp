@@ -87,7 +87,7 @@ void cubic_weights(StableIValue* stack, uint64_t, uint64_t) {
   const abi::Tensor r(stack[0]);
   const Grid grid(name, stack + 1);
   check_lengths(name, r);
-  auto weight = r.new_empty({r.size(0), 4}, r.dtype());
+  auto weight = new_output(r, {r.size(0), 4});
   auto row = r.new_empty({r.size(0)}, aoti_torch_dtype_int64());
   for_real(r, [&](auto zero) {
     using Real = decltype(zero);
@@ -114,7 +114,7 @@ void cubic_weights_backward(StableIValue* stack, uint64_t, uint64_t) {
   check_lengths(name, r);
   expect(has_shape(grad, {r.size(0), 4}) && grad.dtype() == r.dtype(), name,
          "grad: expected a contiguous tensor of shape (E, 4) and the type of r");
-  auto sum = r.new_empty({r.size(0)}, r.dtype());
+  auto sum = new_output(r, {r.size(0)});
   for_real(r, [&](auto zero) {
     using Real = decltype(zero);
     const Real *length = r.data<Real>(), *g = grad.data<Real>();

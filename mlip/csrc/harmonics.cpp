@@ -43,8 +43,8 @@ void spherical_harmonics(StableIValue* stack, uint64_t, uint64_t) {
   const int l_max = checked_degree(name, stack[1]);
   check_vectors(name, vectors);
   const int64_t count = vectors.size(0), size = (l_max + 1) * (l_max + 1);
-  auto harmonics = vectors.new_empty({count, size}, vectors.dtype());
-  auto length = vectors.new_empty({count}, vectors.dtype());
+  auto harmonics = new_output(vectors, {count, size});
+  auto length = new_output(vectors, {count});
   for_real(vectors, [&](auto zero) {
     using Real = decltype(zero);
     const Real* r = vectors.data<Real>();
@@ -65,7 +65,7 @@ void spherical_harmonics_backward(StableIValue* stack, uint64_t, uint64_t) {
   check_vectors(name, vectors);
   check_gradients(name, grad_harmonics, grad_length, vectors, l_max);
   const int64_t count = vectors.size(0), size = (l_max + 1) * (l_max + 1);
-  auto grad = vectors.new_empty({count, 3}, vectors.dtype());
+  auto grad = new_output(vectors, {count, 3});
   for_real(vectors, [&](auto zero) {
     using Real = decltype(zero);
     const Real *r = vectors.data<Real>(), *gy = grad_harmonics.data<Real>(), *gn = grad_length.data<Real>();
@@ -87,9 +87,9 @@ void spherical_harmonics_second(StableIValue* stack, uint64_t, uint64_t) {
   const int64_t count = vectors.size(0), size = (l_max + 1) * (l_max + 1);
   expect(has_shape(tangent, {count, 3}) && tangent.dtype() == vectors.dtype(), name,
          "tangent: expected a contiguous tensor of the shape and type of the vectors");
-  auto harmonics = vectors.new_empty({count, size}, vectors.dtype());
-  auto length = vectors.new_empty({count}, vectors.dtype());
-  auto grad = vectors.new_empty({count, 3}, vectors.dtype());
+  auto harmonics = new_output(vectors, {count, size});
+  auto length = new_output(vectors, {count});
+  auto grad = new_output(vectors, {count, 3});
   for_real(vectors, [&](auto zero) {
     using Real = decltype(zero);
     const Real *r = vectors.data<Real>(), *t = tangent.data<Real>();
