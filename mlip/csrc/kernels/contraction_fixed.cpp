@@ -60,11 +60,18 @@ void value(const Real* features, const Real* coefficients, Real* value) {
 
 template <class Tree, class Real>
 void gradient(const Real* features, const Real* coefficients, const Real* seed, Real* gradient) {
-  Vector<Real> u{}, a[Tree::n_in], da[Tree::n_in];
-  for (int k = 0; k < Tree::n_in; k++) a[k] = load(features + k * width<Real>);
-  for (int k = 0; k < Tree::n_in; k++) da[k] = load(gradient + k * width<Real>);
-  Unrolled<Tree, true, Real>::template node<0, 0>(a, coefficients, load(seed), u, da);
-  for (int k = 0; k < Tree::n_in; k++) store(gradient + k * width<Real>, da[k]);
+  using V = Vector<Real>;
+  V u{};
+  const V q = load(seed), *a = reinterpret_cast<const V*>(features);
+  V* const sums = reinterpret_cast<V*>(gradient);
+  if constexpr (vector_bytes == 64) {  // 32 registers: the gradient stays in some of them
+    V da[Tree::n_in];
+    for (int k = 0; k < Tree::n_in; k++) da[k] = sums[k];
+    Unrolled<Tree, true, Real>::template node<0, 0>(a, coefficients, q, u, da);
+    for (int k = 0; k < Tree::n_in; k++) sums[k] = da[k];
+  } else {
+    Unrolled<Tree, true, Real>::template node<0, 0>(a, coefficients, q, u, sums);
+  }
 }
 
 template <class Real, class... Trees>
