@@ -52,8 +52,8 @@ struct Unrolled {
 
 template <class Tree, class Real>
 void value(const Real* features, const Real* coefficients, Real* value) {
-  Vector<Real> u{}, a[Tree::n_in];
-  for (int k = 0; k < Tree::n_in; k++) a[k] = load(features + k * width<Real>);
+  Vector<Real> u{};
+  const auto* a = reinterpret_cast<const Vector<Real>*>(features);
   Unrolled<Tree, false, Real>::template node<0, 0>(a, coefficients, u, u, nullptr);
   store(value, u);
 }
