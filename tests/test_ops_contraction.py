@@ -156,8 +156,14 @@ def test_program_has_only_distinct_terms() -> None:
     program, _ = layer(3, ("0e",), 3)
     assert program.n_terms == len(set(program.monomials)) == 94
     assert program.outputs == [0] * 94 and program.order == 3
-    nothing = ContractionProgram(4, 2, [])
-    assert nothing.n_terms == 0 and nothing.order == 0
+
+
+def test_program_without_terms() -> None:
+    program = ContractionProgram(4, 2, [])
+    assert program.n_terms == 0 and program.order == 0
+    features, species, coefficients = tensors(program, 3, 16, torch.float32)
+    for c in (coefficients, pack_coefficients(coefficients)):
+        assert torch.equal(symmetric_contraction(features, species, c, program), torch.zeros(2, 3, 16))
 
 
 def test_outputs_without_terms_and_terms_in_two_blocks() -> None:

@@ -29,6 +29,7 @@ class ContractionProgram:
         outputs: Output component of each term.
         monomials: Factors of each term.
         order: Most factors of a monomial.
+        by_order: For each order that occurs: numbers of its terms (t,), their factors (t, order), outputs (t,).
         compiles: Whether it is within the limits of the compiled operator.
     """
 
@@ -54,7 +55,14 @@ class ContractionProgram:
         number = {key: t for t, key in enumerate(zip(self.outputs, self.monomials, strict=True))}
         self.order = max((len(m) for m in self.monomials), default=0)
         self.compiles = 0 < dim_in <= LARGEST_WIDTH and self.order <= LARGEST_ORDER
+        orders = sorted({len(m) for m in self.monomials})
+        self.by_order = [self._terms_of(order) for order in orders]
         self._terms = [torch.tensor([number[key] for key in entries]) for entries, _ in self._blocks]
+
+    def _terms_of(self, order: int) -> tuple[Tensor, Tensor, Tensor]:
+        terms = [t for t, m in enumerate(self.monomials) if len(m) == order]
+        factors, outputs = [self.monomials[t] for t in terms], [self.outputs[t] for t in terms]
+        return torch.tensor(terms), torch.tensor(factors), torch.tensor(outputs)
 
     def coefficients(self, weights: Sequence[Tensor]) -> Tensor:
         """Coefficient of each term (Z, T, C) from the weights (Z, paths, C) of each block; differentiable."""

@@ -25,7 +25,7 @@ def pack_coefficients(coefficients: Tensor) -> Tensor:
     block = BLOCK_BYTES // coefficients.element_size()
     if channels % block:
         block = channels
-    return coefficients.view(n_elements, terms, -1, block).transpose(1, 2).contiguous()
+    return coefficients.view(n_elements, terms, channels // block, block).transpose(1, 2).contiguous()
 
 
 def symmetric_contraction(
@@ -60,14 +60,12 @@ def symmetric_contraction_reference(
     if coefficients.dim() == 4:
         coefficients = coefficients.transpose(1, 2).flatten(2)
     out = features.new_zeros(program.dim_out, *features.shape[1:])
-    for order in sorted({len(m) for m in program.monomials}):
-        terms = [t for t, m in enumerate(program.monomials) if len(m) == order]
-        factors = torch.tensor([program.monomials[t] for t in terms], device=features.device)
-        product = coefficients[:, terms].transpose(0, 1)[:, species]
+    for indices in program.by_order:
+        terms, factors, outputs = (i.to(features.device) for i in indices)
+        product = coefficients.index_select(1, terms).transpose(0, 1)[:, species]
         for k in factors.T:
             product = product * features.index_select(0, k)
-        where = torch.tensor([program.outputs[t] for t in terms], device=features.device)
-        out = out.index_add(0, where, product)
+        out = out.index_add(0, outputs, product)
     return out
 
 
