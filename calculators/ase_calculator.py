@@ -13,6 +13,7 @@ from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError, all_changes
 from torch import Tensor
 
+from mlip.acceleration import Acceleration
 from mlip.calculators.committee import Committee, CommitteePrediction
 from mlip.calculators.deviations import DEVIATIONS, DeviatingCalculator
 from mlip.calculators.verlet import VerletList
@@ -47,6 +48,10 @@ class MLIPCalculator(DeviatingCalculator):
         dtype: precision of the network, "float64" or "float32"; positions and energies are float64 always.
         skin: extra radius in Å of the neighbor list; it is searched again only when atoms or cell moved too far.
         head: name of the head to use, of each model given; None takes a model's own choice.
+        backend: "compiled" operators, or the plain-torch "reference"; None: the environment variable MLIP_BACKEND, else
+            compiled where there are operators for the model.
+        radial: radial functions "exact", or interpolated from a "table", several times faster, forces right to
+            1e-6 eV/Å; None: exact in float64, the table in float32. `parameters["radial"]` names the one in use.
 
     Raises:
         ModelFileError: no such model.
@@ -60,6 +65,8 @@ class MLIPCalculator(DeviatingCalculator):
         "dtype": "float64",
         "skin": 0.5,
         "head": None,
+        "backend": None,
+        "radial": None,
     }
     ignored_changes = {"initial_charges", "initial_magmoms"}  # noqa: RUF012
 
@@ -70,6 +77,8 @@ class MLIPCalculator(DeviatingCalculator):
         dtype: str = "float64",
         skin: float = 0.5,
         head: str | None = None,
+        backend: str | None = None,
+        radial: str | None = None,
     ) -> None:
         if dtype not in DTYPES:
             raise InputError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
@@ -78,13 +87,16 @@ class MLIPCalculator(DeviatingCalculator):
             raise InputError("an empty list of models; expected at least one")
         names = [type(m.model).__name__ if isinstance(m, Potential) else str(m) for m in models]
         committee = len(models) > 1
-        super().__init__(
-            committee, model=names if committee else names[0], device=device, dtype=dtype, skin=skin, head=head
-        )
+        options = {"device": device, "dtype": dtype, "skin": skin, "head": head, "backend": backend, "radial": radial}
+        super().__init__(committee, model=names if committee else names[0], **options)
         self.device = usable_device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
         members = [_own(m, head) for m in models]
+        for member in members:
+            member.acceleration = Acceleration(backend, radial)
         self.potential: Potential | Committee = Committee(members, names) if committee else members[0]
         self.potential.requires_grad_(False).to(device=self.device, dtype=DTYPES[dtype])
+        in_use = {member.acceleration.radial_functions(member.model) for member in members}
+        self.parameters["radial"] = " and ".join(sorted(in_use))
         self._neighbors = VerletList(self.potential.cutoff, skin)
 
     def set(self, **options: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mlip.acceleration import Acceleration
 from mlip.derivatives import derivatives, differentiable
 from mlip.energy_scale import EnergyScale, Reference
 from mlip.errors import InputError
@@ -96,10 +97,11 @@ class Potential(nn.Module):
         self.model = model
         self.energy_scale = EnergyScale(model.elements, references)
         self.metadata: dict[str, Any] = dict(metadata or {})
+        self.acceleration = Acceleration()
         self._choose(head)
 
     def _choose(self, head: str | None) -> None:
-        self.model.head = self.energy_scale.head = head_index(self.heads, head)
+        self.energy_scale.head = head_index(self.heads, head)
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -109,7 +111,7 @@ class Potential(nn.Module):
     @property
     def head(self) -> str:
         """The one it answers for."""
-        return self.heads[self.model.head]
+        return self.heads[self.energy_scale.head]
 
     def with_head(self, name: str) -> Potential:
         """A copy that answers for another head.
@@ -171,7 +173,9 @@ class Potential(nn.Module):
         with torch.set_grad_enabled(forces or stress or torch.is_grad_enabled()):
             graph_in, inputs = differentiable(graph, forces, stress)
             species = self.model.species(graph.numbers)
-            atom_energies = self.energy_scale(self.model(graph_in).energy, species)
+            # Second derivatives, and those by the parameters, are those of plain torch.
+            evaluate = self.model if training else self.acceleration.evaluator(self.model)
+            atom_energies = self.energy_scale(evaluate(graph_in, self.energy_scale.head).energy, species)
             energy = segment_sum(atom_energies, graph.batch, graph.n_graphs)
             force, virial = derivatives(energy, inputs, graph, forces, stress, create_graph=training)
         if not training:

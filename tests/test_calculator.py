@@ -174,7 +174,7 @@ def test_copies_and_workers(calculator: MLIPCalculator, silicon: Atoms) -> None:
 
 
 def test_todict_and_trajectory(calculator: MLIPCalculator, silicon: Atoms, tmp_path: Path) -> None:
-    assert calculator.todict() == {"model": "MACE"}
+    assert calculator.todict() == {"model": "MACE", "radial": "exact"}
     silicon.calc = calculator
     energy, forces = silicon.get_potential_energy(), silicon.get_forces()
     for name in ("a.traj", "a.extxyz", "a.json"):

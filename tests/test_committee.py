@@ -181,7 +181,7 @@ def test_potentials_names_and_files_mixed(tmp_path: Path) -> None:
     calculator = MLIPCalculator(models)
     assert calculator.get_potential_energy(silicon) == pytest.approx(np.mean(energies), abs=1e-10)
     assert calculator.get_property("energy_std", silicon) == pytest.approx(np.std(energies), abs=1e-10)
-    assert calculator.todict() == {"model": ["silicon", str(file), str(file), "MACE"]}
+    assert calculator.todict() == {"model": ["silicon", str(file), str(file), "MACE"], "radial": "exact"}
     assert all(p.requires_grad for p in potential.parameters())
 
 
@@ -190,7 +190,7 @@ def test_one_model_in_a_list_is_that_model(atoms: Atoms) -> None:
     atoms.calc = MLIPCalculator([toy()])
     assert isinstance(atoms.calc.potential, Potential)
     np.testing.assert_array_equal(atoms.get_forces(), MLIPCalculator(toy()).get_forces(atoms))
-    assert atoms.calc.todict() == {"model": "Toy"}
+    assert atoms.calc.todict() == {"model": "Toy", "radial": "exact"}
 
 
 def test_one_model_has_no_deviation(atoms: Atoms) -> None:

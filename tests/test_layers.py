@@ -28,6 +28,7 @@ LAYERS: dict[str, int] = {
     "potential": 4,
     "energy_scale": 4,
     "upgrades": 4,
+    "acceleration": 4,
     "derivatives": 4,
     "checkpoint": 4,
     "pretrained": 4,

@@ -19,6 +19,7 @@ from ase import Atoms
 from ase.build import molecule
 
 import mlip
+from mlip.cli import main
 from mlip.convert import atoms_to_graph
 from mlip.errors import InputError, ModelFileError
 from mlip.importers import mace
@@ -182,6 +183,13 @@ def test_unknown_parts_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (lambda s: s["_buffers"].update(atomic_numbers=torch.tensor([1.5])), "atomic numbers, each once"),
         (lambda s: embedding_of(s).mul_(float("nan")), "not finite"),
         (lambda s: first_block(s).update(avg_num_neighbors=0.0), "avg_num_neighbors"),
+        (lambda s: part(s, "atomic_energies_fn")["_buffers"]["atomic_energies"].fill_(float("inf")), "not finite"),
+        # A few bytes that declare tables of gigabytes.
+        (lambda s: first_block(s).update(target_irreps=HIGH, edge_attrs_irreps=HIGH), "8 paths of interactions.0"),
+        (lambda s: first_block(s).update(edge_attrs_irreps=HIGH), "messages .* of harmonics up to degree 7"),
+        (lambda s: first_block(s).update(hidden_irreps="100000x0e"), "do not fit the"),
+        (lambda s: s["_modules"]["radial_embedding"].state.update(out_dim=2_000_000), "do not fit the"),
+        (lambda s: first_block(s).update(edge_irreps="4x0e+4x1o+4x2e+4x3o"), "paths of interactions.0"),
     ]
     for change, message in cases:
         with pytest.raises(ModelFileError, match=message):
@@ -193,6 +201,9 @@ def part(state: dict[str, Any], *names: str) -> dict[str, Any]:
     for name in names:
         state = state["_modules"][name].state
     return state
+
+
+HIGH = "+".join(f"4x{degree}{'eo'[degree % 2]}" for degree in range(8))
 
 
 def embedding_of(state: dict[str, Any]) -> torch.Tensor:
@@ -263,3 +274,26 @@ def test_random_damage_is_refused_in_words(name: str, tmp_path: Path, monkeypatc
         except (ModelFileError, InputError):
             refused += 1
     assert refused > 10
+
+
+def test_convert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    file, heads = with_heads(tmp_path)
+    assert main(["convert", str(file)]) == 1
+    assert "several heads and none is chosen" in capsys.readouterr().err
+    assert main(["convert", str(file), "--head", heads[0], "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["head"], facts["heads"]) == (heads[0], heads) and facts["source"]["sha256"] == mace.sha256(file)
+    converted, original = mlip.load(facts["output"]), mace.load_mace(file, head=heads[0])
+    assert converted.dtype == original.dtype and converted.isolated_energies() == original.isolated_energies()
+    for name, tensor in original.model.state_dict().items():
+        assert torch.equal(tensor, converted.model.state_dict()[name]), name
+    assert main(["convert", str(file), "--head", heads[1]]) == 1
+    assert "is already there; name the file to write with -o" in capsys.readouterr().err
+    assert main(["convert", facts["output"], "-o", facts["output"]]) == 1
+    assert "is the model itself" in capsys.readouterr().err
+    assert main(["convert", facts["output"], "-o", "b.safetensors", "--head", heads[1], "--dtype", "float32"]) == 0
+    other = mlip.load("b.safetensors")
+    assert other.head == heads[1] and other.dtype == torch.float32 and other.metadata == original.metadata
+    assert main(["convert", str(file), "-o", "c.model"]) == 1
+    assert "ends in .safetensors" in capsys.readouterr().err

@@ -118,18 +118,18 @@ def test_symmetric_contraction_is_equivariant_and_per_element() -> None:
     irreps_in, irreps_out = spherical_irreps(3), spherical_irreps(2)
     contraction = SymmetricContraction(irreps_in, irreps_out, 3, 5, 2).double()
     species = torch.tensor([0, 1, 0, 1])
-    x = torch.randn(4, 16, 5, dtype=torch.float64)
+    x = torch.randn(16, 4, 5, dtype=torch.float64)
     rotation = -o3.rand_matrix(dtype=torch.float64)
     d_in = o3.Irreps(list(irreps_in)).D_from_matrix(rotation)
     d_out = o3.Irreps(list(irreps_out)).D_from_matrix(rotation)
     out = contraction(x, species)
-    turned = contraction(torch.einsum("ij,njc->nic", d_in, x), species)
+    turned = contraction(torch.einsum("ij,jnc->inc", d_in, x), species)
     # e3nn's Wigner matrices of a given rotation matrix are good to 1e-6.
-    torch.testing.assert_close(turned, torch.einsum("ij,njc->nic", d_out, out), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(turned, torch.einsum("ij,jnc->inc", d_out, out), atol=1e-5, rtol=1e-5)
     swapped = contraction(x, 1 - species)
     assert (out - swapped).abs().max() > 1e-3
     small = SymmetricContraction(spherical_irreps(1), irreps_out, 3, 2, 2).double()
-    assert torch.autograd.gradgradcheck(lambda y: small(y, species[:2]), x[:2, :4, :2].clone().requires_grad_())
+    assert torch.autograd.gradgradcheck(lambda y: small(y, species[:2]), x[:4, :2, :2].clone().requires_grad_())
 
 
 def test_element_linear_uses_the_atoms_own_matrix() -> None:
@@ -137,11 +137,11 @@ def test_element_linear_uses_the_atoms_own_matrix() -> None:
     irreps = spherical_irreps(1)
     linear = ElementLinear(irreps[:1], irreps, 4, 4, 3).double()
     species = torch.tensor([2, 0, 2, 1])
-    x = torch.randn(4, 1, 4, dtype=torch.float64)
+    x = torch.randn(1, 4, 4, dtype=torch.float64)
     out = linear(x, species)
-    assert not out[:, slices(irreps)[1]].any()  # the input has no vectors
+    assert not out[slices(irreps)[1]].any()  # the input has no vectors
     for atom, z in enumerate(species.tolist()):
-        torch.testing.assert_close(out[atom, :1], x[atom] @ linear.weights[0][z] / math.sqrt(12))
+        torch.testing.assert_close(out[:1, atom], x[:, atom] @ linear.weights[0][z] / math.sqrt(12))
 
 
 def test_segment_sum_derivatives() -> None:

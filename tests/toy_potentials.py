@@ -52,7 +52,7 @@ class Toy(EnergyModel):
         density, dipole, pair, _ = self.moments(graph)
         return pair + 3 * density**2 + 0.3 * (dipole**2).sum(1)
 
-    def forward(self, graph: AtomGraph) -> AtomOutputs:
+    def forward(self, graph: AtomGraph, head: int = 0) -> AtomOutputs:
         return AtomOutputs(self.energies(graph))
 
 

@@ -25,7 +25,7 @@ def command(
 
     Args:
         model: a .model file of mace-torch, a weights file, or the name of a model (mlip models lists them)
-        output: the file to write; default: the same name in this folder, ending in .safetensors
+        output: the file to write; default: the same name in this folder, ending in .safetensors, if it is not there
         head: the head that is used unless another is chosen, for a model of several
         dtype: float32 or float64; default: that of the file
         json: print everything as JSON on stdout
@@ -33,7 +33,10 @@ def command(
     from mlip.zoo import load, model_path
 
     source = model_path(model)
-    output = Path(source.with_suffix(SUFFIX).name) if output is None else output
+    if output is None:
+        output = Path(source.with_suffix(SUFFIX).name)
+        if output.exists():
+            raise InputError(f"{output} is already there; name the file to write with -o")
     if output.suffix != SUFFIX:
         raise InputError(f"a weights file of mlip ends in {SUFFIX}; got {output.name!r}")
     check_output(output)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import math
+import warnings
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
-from e3nn import o3
 from torch import Tensor
 
 from mlip.energy_scale import Reference
 from mlip.errors import MLIPError, ModelFileError
+from mlip.importers.mace_sizes import check_sizes
 from mlip.importers.mace_weights import activation, edge_irreps, layer_weights, readout_weights, weights_by_order
 from mlip.importers.modules import ForeignModule, MulIr
 from mlip.importers.torch_archive import Record, read_archive
@@ -80,7 +81,12 @@ def build(module: ForeignModule) -> tuple[MACE, list[Reference]]:
         raise ModelFileError(f"spherical harmonics normalised by {harmonics.get('normalization')!r}")
     options = hyperparameters(module)
     numbers = sorted(options["elements"])
-    dtype = module.child("node_embedding").child("linear").tensor("weight").dtype
+    embedding = module.child("node_embedding").child("linear")
+    if embedding.kind != "Linear":
+        raise ModelFileError(
+            f"its matrices are {embedding.kind}: merge adapters, and convert to e3nn, in mace-torch first"
+        )
+    dtype = embedding.tensor("weight").dtype
     if dtype not in (torch.float32, torch.float64):
         raise ModelFileError(f"weights of {dtype}; expected float32 or float64")
     check_sizes(module, options)
@@ -99,18 +105,10 @@ def build(module: ForeignModule) -> tuple[MACE, list[Reference]]:
             f"reference energies {tuple(E0s.shape)}, {len(scale)} scales and {len(shift)} shifts do not fit "
             f"{len(model.heads)} heads and {len(numbers)} elements"
         )
+    if not all(bool(values.isfinite().all()) for values in (E0s, scale, shift)):
+        raise ModelFileError("reference energies, scale or shift that are not finite")
     rows = zip(E0s.tolist(), scale.double().tolist(), shift.double().tolist(), strict=True)
     return model, [Reference(dict(zip(numbers, row, strict=True)), *rest) for row, *rest in rows]
-
-
-def check_sizes(module: ForeignModule, options: dict[str, Any]) -> None:
-    """Refuse sizes that the file has no numbers for, before memory is taken for them."""
-    available = module.count()
-    channels = [o3.Irreps(irreps)[0].mul for irreps in options["hidden_irreps"]]
-    sizes = [options["num_bessel"], *options["radial_mlp"], max(channels)]
-    wanted = max(a * b for a in sizes for b in sizes[-2:])
-    if not 0 < wanted <= available or len(options["elements"]) * channels[0] > available:
-        raise ModelFileError(f"a model of {max(channels)} channels does not fit the {available} numbers in the file")
 
 
 def hyperparameters(module: ForeignModule) -> dict[str, Any]:
@@ -144,7 +142,18 @@ def hyperparameters(module: ForeignModule) -> dict[str, Any]:
     }
     if not isinstance(module.get("heads") or [], list | tuple):
         raise ModelFileError("heads are no list of names")
+    if len(options["heads"]) > 1 and readouts[-1].kind == "NonLinearBiasReadoutBlock" and _is_0_3_14(module):
+        warnings.warn(
+            "a model of several heads with biased readouts saved by mace-torch 0.3.14, which mixed the heads' hidden "
+            "units; its numbers here are those of mace-torch 0.3.15 and later, which do not",
+            stacklevel=2,
+        )
     return options | radial_options(module, radial) | readout_options(readouts[-1], len(options["heads"]))
+
+
+def _is_0_3_14(module: ForeignModule) -> bool:
+    """Whether the model has all options of mace-torch 0.3.14, but not those that came with 0.3.15."""
+    return module.get("use_agnostic_product") is not None and module.get("use_edge_irreps_first") is None
 
 
 def cutoff(module: ForeignModule) -> float:

@@ -61,12 +61,20 @@ class ForeignModule:
         return {name: tensor for name, tensor in both.items() if isinstance(tensor, Tensor)}
 
     def count(self) -> int:
-        """Numbers in its own tensors and those of all modules below."""
-        total = sum(tensor.numel() for tensor in self.tensors().values())
-        for name, record in self._state["_modules"].items():
-            if isinstance(record, Record) and isinstance(record.state, dict):  # code is no module
-                total += self.child(name).count()
-        return total
+        """Numbers in its own tensors and those of all modules below, each tensor once."""
+        found: dict[int, int] = {}
+        stack, seen = [self._state], set()
+        while stack:
+            state = stack.pop()
+            if id(state) in seen:
+                continue
+            seen.add(id(state))
+            for part in ("_parameters", "_buffers"):
+                tensors = [t for t in state.get(part, {}).values() if isinstance(t, Tensor)]
+                found.update((t.data_ptr(), max(t.numel(), found.get(t.data_ptr(), 0))) for t in tensors)
+            records = state.get("_modules", {}).values()
+            stack += [r.state for r in records if isinstance(r, Record) and isinstance(r.state, dict)]
+        return sum(found.values())
 
     def get(self, name: str, default: Any = None) -> Any:
         """A plain attribute."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from ase.data import chemical_symbols
@@ -22,6 +22,12 @@ class AtomOutputs(NamedTuple):
     features: Tensor | None = None  # (N, F), invariant descriptors
 
 
+class Evaluator(Protocol):
+    """A network or what stands for it: from a graph and the index of a head to the atoms' energies."""
+
+    def __call__(self, graph: AtomGraph, head: int = 0) -> AtomOutputs: ...
+
+
 class EnergyModel(nn.Module, ABC):
     """Base class of the architectures. A model knows no units, no reference energies and no forces.
 
@@ -32,7 +38,6 @@ class EnergyModel(nn.Module, ABC):
         cutoff_smoothness: number of derivatives of the energy that are continuous across the cutoff; -1: not even the
             energy is.
         heads: names of the energies the network can give, such as levels of theory it was fitted to.
-        head: index of the one `forward` gives.
     """
 
     isolated_is_E0: bool
@@ -49,7 +54,6 @@ class EnergyModel(nn.Module, ABC):
         self.heads: tuple[str, ...] = tuple(hyperparameters.get("heads", ("default",)))
         if not self.heads or len(set(self.heads)) != len(self.heads) or not all(isinstance(h, str) for h in self.heads):
             raise InputError(f"heads {list(self.heads)}: expected different names, at least one")
-        self.head = 0
         #: Arguments that rebuild the model, as they stand in a weights file.
         self.hyperparameters: dict[str, Any] = {
             "elements": list(self.elements),
@@ -62,8 +66,19 @@ class EnergyModel(nn.Module, ABC):
         self.register_buffer("element_index", index, persistent=False)
 
     @abstractmethod
-    def forward(self, graph: AtomGraph) -> AtomOutputs:
-        """Atomic energies of all atoms of the batch."""
+    def forward(self, graph: AtomGraph, head: int = 0) -> AtomOutputs:
+        """Atomic energies of all atoms of the batch, those of the `head`-th of `heads`."""
+
+    def compiled(self, radial: str) -> Evaluator | None:
+        """The same network by compiled operators, which have first derivatives only, with its present parameters.
+
+        Args:
+            radial: radial functions "exact" or interpolated in a "table".
+
+        Returns:
+            None where there are no compiled operators for this network, this dtype or this device.
+        """
+        return None
 
     @property
     def dtype(self) -> torch.dtype:

@@ -12,7 +12,8 @@ from torch import nn
 
 from mlip.errors import InputError
 from mlip.graph import AtomGraph
-from mlip.models.base import AtomOutputs, EnergyModel
+from mlip.models.base import AtomOutputs, EnergyModel, Evaluator
+from mlip.models.compiled_mace import compiled_mace
 from mlip.models.mace_layer import INTERACTIONS, SCALAR, Features, Layer, LayerOptions
 from mlip.nn.activation import ACTIVATIONS
 from mlip.nn.cutoff import PolynomialCutoff
@@ -48,7 +49,7 @@ class MACE(EnergyModel):
         interaction_first: kind of the first layer. "agnostic" and "density" have no residual: an atom alone then has
             zero energy.
         radial_basis: "bessel", "gaussian" or "chebyshev".
-        distance_transform: None, "Agnesi" or "Soft", of the distances the basis functions are taken at.
+        distance_transform: None, "Agnesi", "Soft" or "early Soft", of the distances the basis functions are taken at.
         apply_cutoff: multiply the basis functions by the envelope; else the messages.
         pair_repulsion: add the ZBL repulsion.
         gate: activation in the last readout: "silu", "tanh", "abs" or "None".
@@ -161,7 +162,10 @@ class MACE(EnergyModel):
         if cut_off or (apply_cutoff and "residual_nonlinear" in kinds):
             self.cutoff_smoothness = -1
 
-    def forward(self, graph: AtomGraph) -> AtomOutputs:
+    def compiled(self, radial: str) -> Evaluator | None:
+        return compiled_mace(self, radial)
+
+    def forward(self, graph: AtomGraph, head: int = 0) -> AtomOutputs:
         species = self.species(graph.numbers)
         # Y is taken of the vector from neighbor to center, as published weights expect it.
         vectors = -graph.edge_vectors().to(self.dtype)
@@ -172,16 +176,16 @@ class MACE(EnergyModel):
             o3.spherical_harmonics(list(range(self.l_max + 1)), vectors, normalize=True, normalization="component"),
             *self.radial(length, elements),
         )
-        x = (self.embedding[species] / math.sqrt(len(self.elements))).unsqueeze(1)
+        x = (self.embedding[species] / math.sqrt(len(self.elements))).unsqueeze(0)
         energy = length.new_zeros(species.shape[0], dtype=torch.float64)
         if self.repulsion is not None:
             energy = energy + self.repulsion(length, elements, graph.edge_index[0], species.shape[0])
         features = []
         for layer, scalars in zip(self.layers, self.scalars, strict=True):
             x = layer(x, species, edges)
-            features.append(x[:, scalars])
+            features.append(x[scalars])
         for readout, invariants in zip(self.readouts, features[-len(self.readouts) :], strict=True):
-            energy = energy + readout(invariants, self.head)
+            energy = energy + readout(invariants, head)
         return AtomOutputs(energy=energy, features=torch.cat(features, dim=1))
 
 

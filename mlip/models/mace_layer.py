@@ -83,11 +83,11 @@ class Interaction(nn.Module):
         self.density = Density(options.radial_sizes[:1]) if "density" in options.interaction else None
 
     def forward(self, x: Tensor, species: Tensor, edges: Edges) -> Tensor:
-        """Features (N, dim, C) and element indices (N,) to the message (N, dim_message, C_after)."""
+        """Features (dim, N, C) and element indices (N,) to the message (dim_message, N, C_after)."""
         message = self.message(self.up(x), edges.radial, edges)
         if self.density is None:
             return message / self.avg_num_neighbors
-        return message / (self.density(edges.radial, edges, x.shape[0]) + 1)
+        return message / (self.density(edges.radial, edges, x.shape[1]) + 1)
 
 
 class NonLinearInteraction(nn.Module):
@@ -114,15 +114,15 @@ class NonLinearInteraction(nn.Module):
         self.mix = IrrepsLinear(irreps, irreps, after.channels, after.channels)
 
     def forward(self, x: Tensor, species: Tensor, edges: Edges) -> Tensor:
-        """Features (N, dim, C) and element indices (N,) to the message (N, dim_message, C_after)."""
+        """Features (dim, N, C) and element indices (N,) to the message (dim_message, N, C_after)."""
         x = self.up(x)
         edge_features = self.pair(edges, species)
-        norm = self.density(edge_features, edges, x.shape[0]) * self.beta + self.alpha
+        norm = self.density(edge_features, edges, x.shape[1]) * self.beta + self.alpha
         message = self.message(x, edge_features, edges) / norm + self.residual(x)
-        scalars, gates, rest = message.split([1, self.n_gates, message.shape[1] - 1 - self.n_gates], dim=1)
-        blocks = rest.split(self.dims, dim=1)
-        gated = [block * gate for block, gate in zip(blocks, sigmoid(gates).split(1, dim=1), strict=True)]
-        return self.mix(torch.cat([silu(scalars), *gated], dim=1))
+        scalars, gates, rest = message.split([1, self.n_gates, message.shape[0] - 1 - self.n_gates])
+        blocks = rest.split(self.dims)
+        gated = [block * gate for block, gate in zip(blocks, sigmoid(gates).split(1), strict=True)]
+        return self.mix(torch.cat([silu(scalars), *gated]))
 
 
 class Layer(nn.Module):
@@ -135,6 +135,7 @@ class Layer(nn.Module):
 
     def __init__(self, before: Features, edge: Features, after: Features, options: LayerOptions) -> None:
         super().__init__()
+        self.before, self.sent, self.after, self.options = before, edge, after, options
         self.nonlinear = options.interaction == "residual_nonlinear"
         self.residual = "residual" in options.interaction
         kind = NonLinearInteraction if self.nonlinear else Interaction
@@ -154,7 +155,7 @@ class Layer(nn.Module):
         self.product = IrrepsLinear(after.irreps, after.irreps, n, n)
 
     def forward(self, x: Tensor, species: Tensor, edges: Edges) -> Tensor:
-        """Features (N, dim, C) and element indices (N,) to (N, dim_after, C_after)."""
+        """Features (dim, N, C) and element indices (N,) to (dim_after, N, C_after)."""
         message = self.interaction(x, species, edges)
         if not self.residual:
             message = self.skip(message, species)

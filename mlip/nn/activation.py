@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 Activation = Callable[[Tensor], Tensor]
+SILU_GAIN = 1.6791767923989418
 
 
 def silu(x: Tensor) -> Tensor:
-    return 1.6791767923989418 * nn.functional.silu(x)
+    return SILU_GAIN * nn.functional.silu(x)
 
 
 def tanh(x: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
-"""Equivariant features with one number of channels for all irreps: tensors (rows, dim, channels).
+"""Equivariant features with one number of channels for all irreps: tensors (dim, rows, channels).
 
-`dim` runs over the components of the irreps in order, as in e3nn; a feature of irreps `32x0e + 32x1o` is (N, 4, 32).
+`dim` runs over the components of the irreps in order, as in e3nn; a feature of irreps `32x0e + 32x1o` is (4, N, 32):
+each irrep is one contiguous block.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def slices(irreps: Sequence[o3.Irrep]) -> list[slice]:
 
 
 class IrrepsLinear(nn.Module):
-    """Mixes the channels of each irrep: (N, dim_in, fan_in) to (N, dim_out, fan_out), one matrix per irrep, no bias.
+    """Mixes the channels of each irrep: (dim_in, N, fan_in) to (dim_out, N, fan_out), one matrix per irrep, no bias.
 
     An output irrep the input lacks is zero; one that is listed twice has a matrix each.
     """
@@ -86,10 +87,10 @@ class IrrepsLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         weights = iter(self.weights)
         mixed = [
-            x.new_zeros(x.shape[0], dim, self.fan_out) if s is None else x[:, s] @ (next(weights) * self.norm)
+            x.new_zeros(dim, x.shape[1], self.fan_out) if s is None else x[s] @ (next(weights) * self.norm)
             for dim, s in self.blocks
         ]
-        return mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1)
+        return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
 
 
 class ElementLinear(nn.Module):
@@ -105,21 +106,22 @@ class ElementLinear(nn.Module):
         )
 
     def forward(self, x: Tensor, species: Tensor) -> Tensor:
-        """Features `x` (N, dim_in, fan_in) and element indices `species` (N,) to (N, dim_out, fan_out)."""
+        """Features `x` (dim_in, N, fan_in) and element indices `species` (N,) to (dim_out, N, fan_out)."""
         weights, out = iter(self.weights), []
         for dim, where in self.blocks:
             if where is None:
-                out.append(x.new_zeros(x.shape[0], dim, self.fan_out))
+                out.append(x.new_zeros(dim, x.shape[1], self.fan_out))
             else:
-                out.append(_by_element(x[:, where], species, next(weights) * self.norm))
-        return out[0] if len(out) == 1 else torch.cat(out, dim=1)
+                out.append(by_element(x[where], species, next(weights) * self.norm))
+        return out[0] if len(out) == 1 else torch.cat(out)
 
 
-def _by_element(x: Tensor, species: Tensor, weight: Tensor) -> Tensor:
+def by_element(x: Tensor, species: Tensor, weight: Tensor) -> Tensor:
+    """Features (dim, N, C) times the matrices (Z, C, C_out) of the atoms' elements."""
     if weight.shape[0] == 1:
         return x @ weight[0]
     out = x.new_zeros(*x.shape[:2], weight.shape[2])
     for element in species.unique().tolist():
         rows = (species == element).nonzero().squeeze(1)
-        out = out.index_add(0, rows, x[rows] @ weight[element])
+        out = out.index_add(1, rows, x[:, rows] @ weight[element])
     return out

@@ -87,14 +87,14 @@ class Message(nn.Module):
         return [(self.irreps_in[i], self.harmonics[j], out) for out, i, j in self.paths]
 
     def forward(self, x: Tensor, edge_features: Tensor, edges: Edges) -> Tensor:
-        """Features `x` (N, dim_in, C) and the radial network's input (E, n) to (N, dim_out, C_out)."""
+        """Features `x` (dim_in, N, C) and the radial network's input (E, n) to (dim_out, N, C_out)."""
         center, neighbor = edges.pairs
         weights = self.radial(edge_features)
         if edges.envelope is not None:
             weights = weights * edges.envelope
         # Split once: the derivative of a split is one concatenation, that of many slices many sums of zeros.
         radial = weights.unflatten(1, (len(self.paths), 1, self.channels)).unbind(1)
-        x_neighbor = x.index_select(0, neighbor).split(self.dims_in, dim=1)
+        x_neighbor = x.transpose(0, 1).index_select(0, neighbor).split(self.dims_in, dim=1)
         y = edges.harmonics[:, : sum(self.dims_y)].split(self.dims_y, dim=1)
         collected: dict[o3.Irrep, list[Tensor]] = {}
         for k, (out, i, j) in enumerate(self.paths):
@@ -104,14 +104,14 @@ class Message(nn.Module):
                 message = coupling.unsqueeze(2) * weighted
             else:
                 message = coupling.unflatten(1, (out.dim, self.dims_in[i])) @ weighted
-            collected.setdefault(out, []).append(segment_sum(message, center, x.shape[0]))
+            collected.setdefault(out, []).append(segment_sum(message, center, x.shape[1]))
         sums = {ir: torch.cat(parts, dim=2) for ir, parts in collected.items()}
         mix = iter([weight * norm for weight, norm in zip(self.mix, self.norm, strict=True)])
         mixed = [
-            x.new_zeros(x.shape[0], dim, self.channels_out) if ir is None else sums[ir] @ next(mix)
+            x.new_zeros(x.shape[1], dim, self.channels_out) if ir is None else sums[ir] @ next(mix)
             for ir, dim in zip(self.irreps_out, self.dims_out, strict=True)
         ]
-        return torch.cat(mixed, dim=1)
+        return torch.cat(mixed, dim=1).transpose(0, 1)
 
 
 class Density(nn.Module):
@@ -125,11 +125,11 @@ class Density(nn.Module):
         self.radial: RadialMLP | NormalizedMLP = NormalizedMLP([*sizes, 1]) if normalized else RadialMLP([*sizes, 1])
 
     def forward(self, edge_features: Tensor, edges: Edges, num_atoms: int) -> Tensor:
-        """Densities (N, 1, 1) from the radial network's input (E, n)."""
+        """Densities (N, 1) from the radial network's input (E, n)."""
         density = torch.tanh(self.radial(edge_features) ** 2)
         if edges.envelope is not None:
             density = density * edges.envelope
-        return segment_sum(density, edges.pairs[0], num_atoms).unsqueeze(2)
+        return segment_sum(density, edges.pairs[0], num_atoms)
 
 
 class PairEmbedding(nn.Module):

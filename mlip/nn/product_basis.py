@@ -89,7 +89,7 @@ def symmetrised(dense: Tensor, zero: float = 1e-12) -> tuple[Tensor, Tensor] | N
 
 
 class SymmetricContraction(nn.Module):
-    """Node features (N, dim_in, C) to many-body features (N, dim_out, C) of body order `correlation` + 1.
+    """Features of atoms (dim_in, N, C) to many-body features (dim_out, N, C) of body order `correlation` + 1.
 
     An output irrep that no product gives is zero.
     """
@@ -121,19 +121,18 @@ class SymmetricContraction(nn.Module):
         self.monomials, self.coefficients = Constants(monomials), Constants(coefficients)
 
     def forward(self, x: Tensor, species: Tensor) -> Tensor:
-        components = x.transpose(0, 1).contiguous()  # (dim_in, N, C)
         out: list[list[Tensor]] = [[] for _ in self.dims_out]
         for t, (k, name) in enumerate(self.terms):
             monomials, coefficients = self.monomials[t], self.coefficients[t].to(x.dtype)
             dim_out, paths, count = coefficients.shape
-            product = components.index_select(0, monomials[:, 0])
+            product = x.index_select(0, monomials[:, 0])
             for factor in monomials.T[1:]:
-                product = product * components.index_select(0, factor)
-            basis = (coefficients.reshape(-1, count) @ product.flatten(1)).view(dim_out, paths, *x.shape[::2])
-            term = torch.einsum("mpnc,npc->nmc", basis, self.weights[name][species])
+                product = product * x.index_select(0, factor)
+            basis = (coefficients.reshape(-1, count) @ product.flatten(1)).view(dim_out, paths, *x.shape[1:])
+            term = torch.einsum("mpnc,npc->mnc", basis, self.weights[name][species])
             out[k].append(term)
         blocks = [
-            sum(terms[1:], start=terms[0]) if terms else x.new_zeros(x.shape[0], dim, x.shape[2])
+            sum(terms[1:], start=terms[0]) if terms else x.new_zeros(dim, *x.shape[1:])
             for dim, terms in zip(self.dims_out, out, strict=True)
         ]
-        return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
+        return blocks[0] if len(blocks) == 1 else torch.cat(blocks)

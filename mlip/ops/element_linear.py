@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mlip.ops.matmul import matmul
+
 
 def element_linear(features: Tensor, species: Tensor, weight: Tensor) -> Tensor:
     """out[d, n] = features[d, n] @ weight[z_n], by one matrix product for each element that is there.
@@ -20,15 +22,15 @@ def element_linear(features: Tensor, species: Tensor, weight: Tensor) -> Tensor:
         (D, N, C').
     """
     if weight.shape[0] == 1 or species.shape[0] == 0:
-        return features @ weight[0]
+        return matmul(features, weight[0])
     order = species.argsort(stable=True)
     elements, counts = torch.unique_consecutive(species[order], return_counts=True)
     if len(elements) == 1:
-        return features @ weight[elements[0]]
+        return matmul(features, weight[elements[0]])
     rows = features.index_select(1, order).split(counts.tolist(), dim=1)
     # Gradients of views of the weights would each be as large as all weights; a copy is the smaller evil.
     matrices = weight[elements].unbind() if weight.requires_grad else [weight[e] for e in elements.tolist()]
-    parts = [x @ w for x, w in zip(rows, matrices, strict=True)]
+    parts = [matmul(x, w) for x, w in zip(rows, matrices, strict=True)]
     back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
     return torch.cat(parts, dim=1).index_select(1, back)
 

@@ -1,0 +1,146 @@
+"""Which code evaluates a model: the compiled operators, checked once against plain torch, or plain torch."""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.data import covalent_radii
+from torch import Tensor
+
+from mlip.convert import atoms_to_graph
+from mlip.errors import InputError
+from mlip.graph import AtomGraph
+from mlip.models.base import EnergyModel, Evaluator
+
+BACKENDS = ("compiled", "reference")
+RADIALS = ("exact", "table")
+#: Largest deviation of energies and forces on the probe, relative to the largest force (at least 1): of exact radial
+#: functions by the precision, and what a table may add.
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
+TABLE_TOLERANCE = 1e-6
+
+
+def chosen_backend(backend: str | None) -> str:
+    """The backend of this name; None asks the environment variable MLIP_BACKEND, then takes "compiled".
+
+    Raises:
+        InputError: another name.
+    """
+    name = backend or os.environ.get("MLIP_BACKEND") or "compiled"
+    if name not in BACKENDS:
+        raise InputError(f"backend {name!r}: expected one of {', '.join(BACKENDS)}")
+    return name
+
+
+class Acceleration:
+    """Chooses and keeps the evaluator of one model.
+
+    Args:
+        backend: "compiled" or "reference"; None: `chosen_backend`, at each evaluation.
+        radial: radial functions "exact" or from a "table"; None: exact in float64, the table in float32. The reference
+            is always exact.
+
+    Raises:
+        InputError: other names.
+    """
+
+    def __init__(self, backend: str | None = None, radial: str | None = None) -> None:
+        if backend is not None:
+            chosen_backend(backend)
+        if radial not in (None, *RADIALS):
+            raise InputError(f"radial {radial!r}: expected one of {', '.join(RADIALS)}")
+        self.backend, self.radial = backend, radial
+        self._forget()
+
+    def _forget(self) -> None:
+        self._model: EnergyModel | None = None
+        self._evaluator: Evaluator | None = None
+        self._parameters: list[Tensor] = []
+        self._state: object = None
+
+    def __getstate__(self) -> dict[str, object]:
+        """Copies and pickles make their own evaluator."""
+        return {"backend": self.backend, "radial": self.radial}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+    def radial_functions(self, model: EnergyModel) -> str:
+        """ "exact" or "table", as the evaluator of `model` takes them."""
+        if self.evaluator(model) is model:
+            return "exact"
+        return self.radial or ("table" if model.dtype == torch.float32 else "exact")
+
+    def evaluator(self, model: EnergyModel) -> Evaluator:
+        """What gives the energies of `model` and their first derivatives by positions and cell.
+
+        A model whose parameters need gradients, because it is trained, is its own evaluator.
+        """
+        if chosen_backend(self.backend) == "reference":
+            return model
+        if self._model is not model:
+            self._forget()
+            self._model, self._parameters = model, list(model.parameters())
+        if any(parameter.requires_grad for parameter in self._parameters):
+            return model  # in training
+        state = [(parameter.data_ptr(), parameter._version) for parameter in self._parameters]
+        if state != self._state:
+            self._evaluator, self._state = self._verified(model), state
+        return self._evaluator or model
+
+    def _verified(self, model: EnergyModel) -> Evaluator | None:
+        radial = self.radial or ("table" if model.dtype == torch.float32 else "exact")
+        with torch.no_grad():
+            fast = model.compiled(radial)
+        if fast is None:
+            return None
+        tolerance = TOLERANCE[model.dtype] + (TABLE_TOLERANCE if radial == "table" else 0)
+        for atoms in probes(model):
+            deviation = np.max([disagreement(model, fast, atoms, head) for head in range(len(model.heads))])
+            if not deviation <= tolerance:
+                formula = atoms.get_chemical_formula()
+                warnings.warn(
+                    f"the compiled operators disagree with plain torch on this machine ({formula}: {deviation:.1e} of "
+                    f"the largest force, allowed {tolerance:.0e}); plain torch is used, many times slower. Please "
+                    "report this with the output of `mlip info`",
+                    RuntimeWarning,
+                    stacklevel=4,
+                )
+                return None
+        return fast
+
+
+def probes(model: EnergyModel) -> list[Atoms]:
+    """Small periodic structures of a few and of many of the model's elements, the same each time."""
+    rng = np.random.default_rng(0)
+    structures = []
+    for kinds in (2, 7):
+        picked = np.unique(np.linspace(0, len(model.elements) - 1, kinds).round().astype(int))
+        numbers = np.resize([model.elements[k] for k in picked], 8)
+        spacing = min(2.2 * covalent_radii[numbers].mean(), 0.8 * model.cutoff)
+        grid = np.stack(np.meshgrid([0, 1], [0, 1], [0, 1]), axis=-1).reshape(-1, 3)
+        positions = spacing * (grid + rng.uniform(-0.15, 0.15, (8, 3)))
+        cell = 2 * spacing * (np.eye(3) + rng.uniform(-0.05, 0.05, (3, 3)))
+        structures.append(Atoms(numbers, positions=positions, cell=cell, pbc=True))
+    return structures
+
+
+def disagreement(model: EnergyModel, fast: Evaluator, atoms: Atoms, head: int) -> float:
+    """Largest difference of energies (eV) and forces (eV/Å), relative to the largest force or 1."""
+    graph = atoms_to_graph(atoms, model.cutoff, device=next(model.parameters()).device)
+    (e0, f0), (e1, f1) = (_energies_and_forces(evaluate, graph, head) for evaluate in (model, fast))
+    scale = max(1.0, f0.abs().max().item())
+    return float(np.max([(e1 - e0).abs().max(), (f1 - f0).abs().max()])) / scale
+
+
+def _energies_and_forces(evaluate: Evaluator, graph: AtomGraph, head: int) -> tuple[Tensor, Tensor]:
+    with torch.enable_grad():
+        positions = graph.positions.detach().requires_grad_(True)
+        energy = evaluate(graph._replace(positions=positions), head).energy
+        (gradient,) = torch.autograd.grad(energy.sum(), positions)
+    return energy.detach().double(), gradient.double()

@@ -1,0 +1,100 @@
+"""MACE by the compiled operators: energies and first derivatives by positions and cell, for inference.
+
+In exact arithmetic the numbers are those of `MACE.forward`.
+"""
+
+from __future__ import annotations
+
+import math
+from copy import deepcopy
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor
+
+from mlip import _extension, ops
+from mlip.graph import AtomGraph
+from mlip.models.base import AtomOutputs, Evaluator
+from mlip.models.compiled_layer import CompiledLayer, Interpolation, Pairs, degree_of
+from mlip.models.mace_layer import Interaction, Layer
+from mlip.models.radial_tables import RadialTables
+from mlip.nn.irreps import spherical_irreps
+from mlip.nn.message import Edges
+
+if TYPE_CHECKING:
+    from mlip.models.mace import MACE
+
+#: What the message operator has paths for.
+HIGHEST_HIDDEN, HIGHEST_HARMONICS = 2, 3
+
+
+def compiled_mace(model: MACE, radial: str) -> Evaluator | None:
+    """`model` by compiled operators, None where they do not cover its irreps, channels, precision or device."""
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    if not (_extension.compiled and on_cpu and all(_covered(layer, model.dtype) for layer in layers_of(model))):
+        return None
+    return CompiledMACE(model, radial)
+
+
+def layers_of(model: MACE) -> list[Layer]:
+    return cast("list[Layer]", list(model.layers))
+
+
+def _covered(layer: Layer, dtype: torch.dtype) -> bool:
+    top = max(ir.l for ir in layer.options.harmonics)
+    features = (layer.before, layer.sent, layer.after)
+    natural = all(f.irreps == spherical_irreps(degree_of(f)) for f in features)
+    blocked = all(f.channels * dtype.itemsize % 64 == 0 for f in features)
+    return (
+        natural
+        and blocked
+        and layer.options.message_irreps == spherical_irreps(top)
+        and degree_of(layer.sent) <= min(top, HIGHEST_HIDDEN)
+        and 1 <= top <= HIGHEST_HARMONICS
+        and isinstance(layer.interaction, Interaction)
+    )
+
+
+class CompiledMACE:
+    """The network, with its parameters as they are when this is made."""
+
+    def __init__(self, model: MACE, radial: str) -> None:
+        self.model = model
+        double = deepcopy(model).double().requires_grad_(False)
+        elements = (double.embedding / math.sqrt(len(model.elements))).unsqueeze(0)
+        self.layers = [
+            CompiledLayer(layer, None if t else elements, model.dtype) for t, layer in enumerate(layers_of(double))
+        ]
+        self.tables = RadialTables(double, layers_of(double), model.dtype) if radial == "table" else None
+
+    def __call__(self, graph: AtomGraph, head: int = 0) -> AtomOutputs:
+        model, dtype = self.model, self.model.dtype
+        if graph.edge_index.shape[1] == 0:  # only lone atoms, or none
+            return model(graph, head)
+        species = model.species(graph.numbers)
+        center, neighbor = graph.edge_index
+        vectors = ops.edge_vectors(graph.positions, graph.cell, graph.edge_index, graph.edge_shift, graph.batch)
+        harmonics, distance = ops.spherical_harmonics(vectors, model.l_max)
+        harmonics = harmonics.to(dtype)
+        pairs = Pairs(neighbor, ops.row_offsets(center, len(species)), harmonics, species, species.unique())
+        of_pair = species[graph.edge_index]
+        energy = torch.zeros(len(species), dtype=torch.float64)
+        if model.repulsion is not None:
+            energy = energy + model.repulsion(distance, of_pair, center, len(species))
+        # In float64: a distance rounded to float32 may be a thousandth of an interval off.
+        place = None if self.tables is None else self.tables.place(distance, of_pair, pairs.present)
+        edges = None
+        if place is None or any(layer.density for layer in self.layers):
+            edges = Edges(graph.edge_index, harmonics, *model.radial(distance.to(dtype), of_pair))
+        x: Tensor | None = None
+        features = []
+        for t, layer in enumerate(self.layers):
+            if place is not None:
+                x = layer(x, pairs, Interpolation(place.weights, place.knot, place.tables[t]), edges)
+            else:
+                assert edges is not None
+                x = layer(x, pairs, layer.activations(edges.radial, edges.envelope), edges)
+            features.append(x[model.scalars[t]])
+        for readout, invariants in zip(model.readouts, features[-len(model.readouts) :], strict=True):
+            energy = energy + readout(invariants, head)
+        return AtomOutputs(energy=energy, features=torch.cat(features, dim=1))

@@ -1,0 +1,250 @@
+"""MACE by compiled operators equals plain torch: energies, forces, stress; and what happens when it does not."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk, molecule
+
+import mlip
+from mlip import ops
+from mlip.acceleration import Acceleration, probes
+from mlip.calculators import MLIPCalculator
+from mlip.convert import atoms_to_graph
+from mlip.energy_scale import Reference
+from mlip.errors import InputError
+from mlip.models import MACE
+from mlip.models.base import AtomOutputs
+from mlip.potential import Potential
+from mlip.testing.physics import PotentialPhysics
+
+pytestmark = pytest.mark.skipif(not mlip.compiled, reason="the extension is not built")
+
+MODELS: dict[str, dict[str, Any]] = {
+    "scalars": {"hidden_irreps": "16x0e", "interaction_first": "residual"},
+    "vectors": {"hidden_irreps": "16x0e+16x1o", "num_interactions": 3},
+    "tensors": {"hidden_irreps": "16x0e+16x1o+16x2e", "correlation": 2},
+    "l_max 1": {"hidden_irreps": "16x0e+16x1o", "l_max": 1},
+    "by layer": {"hidden_irreps": ["32x0e+32x1o", "16x0e"], "l_max": [3, 2], "correlation": [2, 3]},
+    "density": {
+        "hidden_irreps": "16x0e+16x1o",
+        "interaction_first": "density",
+        "interaction": "density_residual",
+        "distance_transform": "Agnesi",
+        "pair_repulsion": True,
+        "agnostic_product": True,
+    },
+    "envelope outside": {"hidden_irreps": "16x0e", "apply_cutoff": False, "distance_transform": "Soft"},
+    "one layer, no residual later": {"hidden_irreps": "32x0e", "num_interactions": 1, "l_max": 2},
+    "fewer channels sent": {"hidden_irreps": "32x0e+32x1o", "edge_irreps": "16x0e+16x1o", "interaction": "agnostic"},
+    "kept irreps": {"hidden_irreps": "16x0e+16x1o", "keep_last_irreps": True, "last_readout_only": True},
+    "two heads": {"hidden_irreps": "16x0e", "heads": ["a", "default"], "readout_bias": True},
+}
+
+
+def make(elements: tuple[int, ...] = (6, 8, 14), dtype: torch.dtype = torch.float64, **options: Any) -> Potential:
+    torch.manual_seed(2)
+    options = {"l_max": 3, "correlation": 3, "radial_mlp": (16, 16), "avg_num_neighbors": 9.0} | options
+    model = MACE(elements, 4.5, **options)
+    potential = Potential(model, {z: -10.0 * z for z in elements}, scale=0.8, shift=0.1)
+    return potential.requires_grad_(False).to(dtype)
+
+
+def structures() -> dict[str, Atoms]:
+    rng = np.random.default_rng(4)
+    crystal = bulk("SiC", "zincblende", a=4.4) * (2, 1, 1)
+    slab = bulk("SiC", "zincblende", a=4.4, cubic=True)
+    slab.pbc = (True, True, False)
+    gas = molecule("CO2")
+    apart = Atoms("SiOC", positions=[[0, 0, 0], [0, 0, 1.7], [20, 0, 0]])
+    for atoms in (crystal, slab, gas):
+        atoms.positions += rng.normal(0, 0.08, atoms.positions.shape)
+    return {"crystal": crystal, "slab": slab, "molecule": gas, "with a lone atom": apart}
+
+
+def with_backend(potential: Potential, backend: str, radial: str | None = None) -> Potential:
+    potential.acceleration = Acceleration(backend, radial)
+    return potential
+
+
+def largest_difference(potential: Potential, batch: list[Atoms], radial: str) -> float:
+    """Of energies, forces and stress between the backends, relative to the largest force or 1."""
+    graph = atoms_to_graph(batch, potential.cutoff)
+    stress = all(atoms.cell.rank == 3 for atoms in batch)
+    reference = with_backend(potential, "reference")(graph, stress=stress)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        compiled = with_backend(potential, "compiled", radial)
+        assert compiled.acceleration.evaluator(compiled.model) is not compiled.model
+        fast = compiled(graph, stress=stress)
+    scale = max(1.0, float(reference.forces.abs().max()))
+    pairs = [(a, b) for a, b in zip(fast, reference, strict=True) if b is not None]
+    return max(float((a.double() - b.double()).abs().max()) for a, b in pairs) / scale
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("radial", "tolerance"), [("exact", 1e-11), ("table", 1e-6)])
+def test_equals_plain_torch(name: str, radial: str, tolerance: float) -> None:
+    potential = make(**MODELS[name])
+    for atoms in structures().values():
+        assert largest_difference(potential, [atoms], radial) < tolerance
+    assert largest_difference(potential, list(structures().values()), radial) < tolerance
+
+
+@pytest.mark.parametrize("name", ["scalars", "vectors", "density"])
+@pytest.mark.parametrize("radial", ["exact", "table"])
+def test_single_precision(name: str, radial: str) -> None:
+    potential = make(dtype=torch.float32, **MODELS[name])
+    assert largest_difference(potential, list(structures().values()), radial) < 2e-5
+
+
+def test_many_elements_in_one_structure() -> None:
+    elements = (1, 6, 7, 8, 14, 16, 17)
+    atoms = Atoms(
+        elements, positions=1.6 * np.random.default_rng(0).permutation(np.mgrid[:2, :2, :2].reshape(3, 8).T)[:7]
+    )
+    potential = make(elements, **MODELS["scalars"])
+    assert largest_difference(potential, [atoms], "exact") < 1e-11
+    assert largest_difference(potential, [atoms], "table") < 1e-6
+
+
+class TestCompiled(PotentialPhysics):
+    """Every physics check with the compiled operators and exact radial functions."""
+
+    @pytest.fixture
+    def potential(self) -> Potential:
+        return with_backend(make((6, 14), **MODELS["vectors"]), "compiled", "exact")
+
+
+class TestTable(PotentialPhysics):
+    """And with tabulated radial functions: forces are the exact derivatives of the interpolated energy."""
+
+    tolerances = {"float32": 1e-3}  # noqa: RUF012
+    excused = {"save-and-load": "which radial functions are used is no property of the file"}  # noqa: RUF012
+
+    @pytest.fixture
+    def potential(self) -> Potential:
+        return with_backend(make((6, 14), **MODELS["density"]), "compiled", "table")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"hidden_irreps": "10x0e"},
+        {"hidden_irreps": "16x0e+16x1e"},
+        {"hidden_irreps": "16x0e", "l_max": 4, "correlation": 1},
+    ],
+)
+def test_what_has_no_operators_is_evaluated_by_plain_torch(options: dict[str, Any]) -> None:
+    potential = with_backend(make(**options), "compiled")
+    assert potential.acceleration.evaluator(potential.model) is potential.model
+    assert potential.acceleration.radial_functions(potential.model) == "exact"
+
+
+def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    for options in ({"backend": "fast"}, {"radial": "spline"}):
+        with pytest.raises(InputError, match="expected one of"):
+            Acceleration(**options)
+        with pytest.raises(InputError, match="expected one of"):
+            MLIPCalculator(make(**MODELS["scalars"]), **options)
+    potential = make(**MODELS["scalars"])
+    assert potential.acceleration.evaluator(potential.model) is not potential.model
+    monkeypatch.setenv("MLIP_BACKEND", "reference")
+    assert potential.acceleration.evaluator(potential.model) is potential.model
+    monkeypatch.setenv("MLIP_BACKEND", "quick")
+    with pytest.raises(InputError, match="backend 'quick'"):
+        potential.acceleration.evaluator(potential.model)
+
+
+def test_calculator_names_the_radial_functions_in_use() -> None:
+    potential = make(**MODELS["scalars"])
+    radials = {
+        "float64": MLIPCalculator(potential).parameters["radial"],
+        "float32": MLIPCalculator(potential, dtype="float32").parameters["radial"],
+        "asked": MLIPCalculator(potential, radial="table").parameters["radial"],
+        "reference": MLIPCalculator(potential, dtype="float32", backend="reference").parameters["radial"],
+    }
+    assert radials == {"float64": "exact", "float32": "table", "asked": "table", "reference": "exact"}
+
+
+def test_changed_weights_are_noticed() -> None:
+    potential = make(**MODELS["vectors"])
+    graph = atoms_to_graph(structures()["crystal"], potential.cutoff)
+    before = potential(graph).energy
+    with torch.no_grad():
+        potential.model.readouts[0].weights[0].mul_(1.5)
+    after = potential(graph).energy
+    assert abs(float(after - before)) > 1e-3
+    assert torch.allclose(after, with_backend(potential, "reference")(graph).energy, rtol=1e-13)
+
+
+def test_heads_have_their_own_energies() -> None:
+    potential = make(**MODELS["two heads"])
+    graph = atoms_to_graph(structures()["crystal"], potential.cutoff)
+    for head in potential.heads:
+        other = potential.with_head(head)
+        assert torch.allclose(other(graph).energy, with_backend(other, "reference")(graph).energy, rtol=1e-13)
+    assert not torch.allclose(potential.with_head("a")(graph).energy, potential(graph).energy)
+
+
+def test_potentials_may_share_a_network() -> None:
+    network = make(**MODELS["two heads"]).model
+    references = [Reference({6: -1.0, 8: -2.0, 14: -3.0})] * 2
+    both = {head: Potential(network, references=references, head=head) for head in network.heads}
+    graph = atoms_to_graph(structures()["crystal"], network.cutoff)
+    for head, potential in both.items():
+        assert potential.head == head
+        assert torch.equal(potential(graph).energy, Potential(network, references=references, head=head)(graph).energy)
+    assert not torch.allclose(both["a"](graph).energy, both["default"](graph).energy)
+
+
+def test_training_takes_plain_torch() -> None:
+    """Second derivatives, and those by the parameters, are right because the compiled operators keep out of them."""
+    potential = make(**MODELS["scalars"]).requires_grad_(True)
+    graph = atoms_to_graph(structures()["crystal"], potential.cutoff)
+    assert potential.acceleration.evaluator(potential.model) is potential.model
+    prediction = potential(graph, training=True)
+    (prediction.forces**2).sum().backward()
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in potential.model.layers.parameters())
+
+
+def test_a_wrong_operator_is_noticed_and_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = ops.symmetric_contraction
+
+    def wrong(*arguments: Any) -> torch.Tensor:
+        return right(*arguments) * (1 + 1e-6)
+
+    monkeypatch.setattr("mlip.ops.symmetric_contraction", wrong)
+    potential = make(**MODELS["scalars"])
+    graph = atoms_to_graph(structures()["crystal"], potential.cutoff)
+    with pytest.warns(RuntimeWarning, match="disagree with plain torch.*plain torch is used"):
+        energy = potential(graph).energy
+    assert torch.equal(energy, with_backend(potential, "reference")(graph).energy)
+
+
+def test_a_deviation_of_nan_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(self: MACE, radial: str) -> Callable[..., AtomOutputs]:
+        def evaluate(graph: mlip.AtomGraph, head: int = 0) -> AtomOutputs:
+            outputs = self(graph, head)
+            return outputs._replace(energy=outputs.energy * float("nan"))
+
+        return evaluate
+
+    monkeypatch.setattr(MACE, "compiled", nothing)
+    potential = make(**MODELS["scalars"])
+    with pytest.warns(RuntimeWarning, match="nan of the largest force"):
+        assert potential.acceleration.evaluator(potential.model) is potential.model
+
+
+def test_probes_show_pairs_of_all_kinds() -> None:
+    model = make().model
+    for atoms in probes(model):
+        graph = atoms_to_graph(atoms, model.cutoff)
+        assert graph.edge_index.shape[1] > 8
+        assert set(atoms.numbers) <= set(model.elements)
