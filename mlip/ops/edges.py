@@ -8,12 +8,7 @@ import torch
 from torch import Tensor
 
 from mlip import _extension
-
-
-def runs_compiled(*tensors: Tensor) -> bool:
-    """Whether the compiled operators take these tensors: on the CPU, floating ones in float32 or float64."""
-    real = (torch.float32, torch.float64)
-    return _extension.compiled and all(t.is_cpu and (not t.is_floating_point() or t.dtype in real) for t in tensors)
+from mlip.ops.dispatch import runs_compiled
 
 
 def edge_vectors(positions: Tensor, cell: Tensor, edge_index: Tensor, edge_shift: Tensor, batch: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mlip import _extension
-from mlip.ops.edges import runs_compiled
+from mlip.ops.dispatch import runs_compiled
 
 
 def cubic_weights(r: Tensor, spacing: float, knots: int, order: int = 0) -> tuple[Tensor, Tensor]:

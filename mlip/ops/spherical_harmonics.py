@@ -9,7 +9,7 @@ from e3nn import o3
 from torch import Tensor
 
 from mlip import _extension
-from mlip.ops.edges import runs_compiled
+from mlip.ops.dispatch import register_no_derivative, runs_compiled
 
 #: Highest degree that is compiled.
 COMPILED_DEGREE = 6
@@ -55,14 +55,6 @@ def _backward_backward(ctx: Any, tangent: Tensor) -> tuple[Tensor, Tensor, Tenso
     return *torch.ops.mlip.spherical_harmonics_second(tangent.contiguous(), *ctx.saved_tensors, ctx.l_max), None
 
 
-def no_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    """Nothing is kept for a derivative that does not exist."""
-
-
-def _third(ctx: Any, *gradients: Tensor) -> None:
-    raise NotImplementedError("the compiled spherical harmonics have no third derivative; use the reference")
-
-
 if _extension.compiled:
 
     @torch.library.register_fake("mlip::spherical_harmonics")
@@ -84,4 +76,6 @@ if _extension.compiled:
     torch.library.register_autograd(
         "mlip::spherical_harmonics_backward", _backward_backward, setup_context=_setup_backward
     )
-    torch.library.register_autograd("mlip::spherical_harmonics_second", _third, setup_context=no_setup)
+    register_no_derivative(
+        "spherical_harmonics_second", "the compiled spherical harmonics have no third derivative; use the reference"
+    )

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from mlip import _extension
 from mlip.ops.contraction_program import ContractionProgram
-from mlip.ops.edges import runs_compiled
-from mlip.ops.spherical_harmonics import no_setup
+from mlip.ops.dispatch import register_no_derivative, runs_compiled
 
 BLOCK_BYTES = 64
 OPS = torch.ops.mlip
@@ -130,10 +129,6 @@ def _like_coefficients(features: Tensor, n_terms: int, n_elements: int) -> Tenso
     return features.new_empty((n_elements, features.shape[2] // block, n_terms, block))
 
 
-def _third(ctx: Any, *gradients: Tensor) -> None:
-    raise NotImplementedError("the compiled symmetric contraction has no third derivative; use the reference")
-
-
 if _extension.compiled:
 
     @torch.library.register_fake("mlip::symmetric_contraction")
@@ -174,4 +169,7 @@ if _extension.compiled:
     torch.library.register_autograd("mlip::symmetric_contraction_backward", _backward_backward, setup_context=_setup)
     torch.library.register_autograd("mlip::symmetric_contraction_terms", _terms_backward, setup_context=_setup_terms)
     for _name in ("second", "terms_second"):
-        torch.library.register_autograd(f"mlip::symmetric_contraction_{_name}", _third, setup_context=no_setup)
+        register_no_derivative(
+            f"symmetric_contraction_{_name}",
+            "the compiled symmetric contraction has no third derivative; use the reference",
+        )

@@ -1,0 +1,25 @@
+"""Which tensors the compiled operators take, and what operators without a derivative do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mlip import _extension
+
+
+def runs_compiled(*tensors: Tensor) -> bool:
+    """Whether the compiled operators take these tensors: on the CPU, floating ones in float32 or float64."""
+    real = (torch.float32, torch.float64)
+    return _extension.compiled and all(t.is_cpu and (not t.is_floating_point() or t.dtype in real) for t in tensors)
+
+
+def register_no_derivative(operator: str, message: str) -> None:
+    """Make a derivative of the operator `mlip::operator` raise NotImplementedError; without it, it would be zero."""
+
+    def refuse(ctx: Any, *gradients: Tensor) -> None:
+        raise NotImplementedError(message)
+
+    torch.library.register_autograd(f"mlip::{operator}", refuse)
