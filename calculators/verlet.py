@@ -7,9 +7,10 @@ import torch
 from ase import Atoms
 from numpy.typing import NDArray
 
-from mlip.convert import atoms_to_graph, check_distances
+from mlip.convert import COINCIDENT, atoms_to_graph, check_distances
 from mlip.errors import InputError
 from mlip.graph import AtomGraph
+from mlip.neighbors import furthest_move, pairs_within
 
 Array = NDArray[np.float64]
 
@@ -34,7 +35,8 @@ class VerletList:
         self.cutoff, self.skin = cutoff, float(skin)
         self.builds = 0
         self._graph: AtomGraph | None = None
-        self._positions = self._cell = np.empty((0, 3))
+        self._atoms = Atoms()
+        self._largest = 0.0  # coordinate when the list was built
 
     def graph(self, atoms: Atoms, device: str | torch.device) -> AtomGraph:
         """The structure with all pairs within the cutoff, in float64 on `device`.
@@ -42,39 +44,46 @@ class VerletList:
         Raises:
             InputError: as `mlip.convert.atoms_to_graph`.
         """
-        if self._graph is None or not self._holds(atoms, self._graph):
+        if self._graph is None or not self._holds(atoms):
             self._graph = atoms_to_graph(atoms, self.cutoff + self.skin, device=device)
-            self._positions, self._cell = atoms.positions.copy(), np.array(atoms.cell)
+            self._atoms = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+            self._largest = float(np.abs(atoms.positions).max(initial=0.0))
             self.builds += 1
-            return self._graph.within(self.cutoff)
+            return self._graph.within(self.cutoff) if self.skin else self._graph
         moved = self._graph._replace(
             positions=torch.tensor(atoms.positions, device=device),
-            cell=torch.tensor(np.array(atoms.cell), device=device).unsqueeze(0),
-        ).within(self.cutoff)
-        check_distances(moved)
-        return moved
+            cell=torch.tensor(atoms.cell.array, device=device).unsqueeze(0),
+        )
+        *pairs, shortest = pairs_within(*moved.pairs(), self.cutoff)
+        if shortest < COINCIDENT:
+            check_distances(moved)
+        return moved._replace(edge_index=pairs[0], edge_shift=pairs[1])
 
-    def _holds(self, atoms: Atoms, graph: AtomGraph) -> bool:
-        """Whether the list built for `graph` is complete for `atoms`."""
-        cell = np.array(atoms.cell)
+    def _holds(self, atoms: Atoms) -> bool:
+        """Whether the list is complete for `atoms`."""
+        before, cell = self._atoms, atoms.cell.array
         same = (
-            len(atoms) == len(self._positions)
-            and np.array_equal(atoms.numbers, graph.numbers.cpu().numpy())
-            and np.array_equal(atoms.pbc, graph.pbc[0].cpu().numpy())
-            and np.isfinite(atoms.positions).all()
+            len(atoms) == len(before)
+            and (atoms.numbers == before.numbers).all()
+            and (atoms.pbc == before.pbc).all()
             and np.isfinite(cell).all()
         )
         if not same:
             return False
-        deformation = np.eye(3) if np.array_equal(cell, self._cell) else _deformation(self._cell, cell, atoms.pbc)
-        if deformation is None:
-            return False
-        smallest = float(np.linalg.svd(deformation, compute_uv=False)[-1])
-        moved = atoms.positions - self._positions @ deformation
-        furthest = float(np.sqrt((moved**2).sum(axis=1).max(initial=0.0)))
+        smallest, deformation = 1.0, np.eye(3)
+        if (cell != before.cell.array).any():
+            found = _deformation(before.cell.array, cell, atoms.pbc)
+            if found is None:
+                return False
+            deformation, smallest = found, float(np.linalg.svd(found, compute_uv=False)[-1])
+        furthest = float(
+            furthest_move(
+                *(torch.from_numpy(np.ascontiguousarray(a)) for a in (atoms.positions, before.positions, deformation))
+            )
+        )
         # The margin covers rounding of coordinates far from the origin.
-        margin = 1e-9 + 1e-14 * float(np.abs(self._positions).max(initial=0.0))
-        return smallest * (self.cutoff + self.skin) - 2 * furthest - margin >= self.cutoff
+        margin = 1e-9 + 1e-14 * self._largest
+        return smallest * (self.cutoff + self.skin) - 2 * furthest - margin >= self.cutoff  # False if not a number
 
 
 def _deformation(before: Array, after: Array, pbc: NDArray[np.bool_]) -> Array | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +11,8 @@ from ase import Atoms
 
 from mlip.errors import InputError
 from mlip.graph import AtomGraph
-from mlip.neighbors import neighbor_list
+from mlip.neighbors import ListInput, list_of, shortest_pair
+from mlip.neighbors.pairs import squared_distances
 
 #: Atoms closer than this (Å) are taken for the same atom entered twice; no chemistry comes near it.
 COINCIDENT = 0.05
@@ -23,7 +25,7 @@ def check_structure(atoms: Atoms) -> None:
         InputError: positions or cell not finite, atomic numbers outside 1..118, a periodic axis without a lattice
             vector, linearly dependent periodic lattice vectors.
     """
-    positions, cell = atoms.positions, np.asarray(atoms.cell)
+    positions, cell = atoms.positions, atoms.cell.array
     if not np.isfinite(positions).all():
         bad = np.flatnonzero(~np.isfinite(positions).all(axis=1))
         raise InputError(
@@ -32,8 +34,9 @@ def check_structure(atoms: Atoms) -> None:
         )
     if not np.isfinite(cell).all():
         raise InputError(f"the cell is not finite: {cell.tolist()}")
-    unknown = [int(z) for z in np.unique(atoms.numbers) if not 1 <= z <= 118]
-    if unknown:
+    numbers = atoms.numbers
+    if len(numbers) and not (numbers.min() >= 1 and numbers.max() <= 118):
+        unknown = [int(z) for z in np.unique(numbers) if not 1 <= z <= 118]
         raise InputError(f"atomic numbers {unknown} are no elements; expected 1 to 118")
     periodic = cell[atoms.pbc]
     if len(periodic) and np.linalg.matrix_rank(periodic, tol=1e-8 * max(1.0, np.abs(periodic).max())) < len(periodic):
@@ -63,12 +66,12 @@ def atoms_to_graph(
         raise InputError("no structures given; expected one ase.Atoms or a non-empty sequence of them")
     for structure in structures:
         check_structure(structure)
-    n_atoms = torch.tensor([len(a) for a in structures], dtype=torch.int64)
-    batch = torch.repeat_interleave(torch.arange(len(structures)), n_atoms)
-    positions = torch.from_numpy(np.concatenate([a.positions for a in structures]))
-    cell = torch.from_numpy(np.stack([np.asarray(a.cell) for a in structures]))
-    pbc = torch.from_numpy(np.stack([a.pbc for a in structures]))
-    edge_index, edge_shift = neighbor_list(positions, cell, pbc, cutoff, batch)
+    sizes = [len(a) for a in structures]
+    positions = torch.from_numpy(np.concatenate([a.positions for a in structures]).astype(np.float64, copy=False))
+    cell = torch.from_numpy(np.array([a.cell.array for a in structures], dtype=np.float64))
+    pbc = torch.from_numpy(np.array([a.pbc for a in structures]))
+    offsets = torch.tensor([0, *itertools.accumulate(sizes)])
+    edge_index, edge_shift = list_of(ListInput(positions, cell, pbc, offsets, float(cutoff)))
     graph = AtomGraph(
         numbers=torch.from_numpy(np.concatenate([a.numbers for a in structures]).astype(np.int64)),
         positions=positions,
@@ -76,8 +79,8 @@ def atoms_to_graph(
         pbc=pbc,
         edge_index=edge_index,
         edge_shift=edge_shift,
-        batch=batch,
-        n_atoms=n_atoms,
+        batch=torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes)),
+        n_atoms=torch.tensor(sizes),
     )
     check_distances(graph)
     return graph.to(device, dtype)
@@ -85,11 +88,9 @@ def atoms_to_graph(
 
 def check_distances(graph: AtomGraph) -> None:
     """Raise `InputError` when two atoms (or an atom and its image) coincide."""
-    if not graph.edge_index.shape[1]:
-        return
-    length = graph.edge_vectors().norm(dim=1)
-    shortest = int(length.argmin())
-    if length[shortest] < COINCIDENT:
+    if shortest_pair(*graph.pairs()) < COINCIDENT:
+        length = squared_distances(*graph.pairs()).sqrt()
+        shortest = int(length.argmin())
         first = int((graph.n_atoms.cumsum(0) - graph.n_atoms)[graph.batch[graph.edge_index[0, shortest]]])
         i, j = (graph.edge_index[:, shortest] - first).tolist()
         raise InputError(

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mlip.neighbors.pairs import pairs_within
+
 
 class AtomGraph(NamedTuple):
     """A batch of B structures with N atoms and E directed pairs in all. Immutable; a single structure has B = 1.
@@ -37,10 +39,14 @@ class AtomGraph(NamedTuple):
         translation = (shift.unsqueeze(1) @ cell).squeeze(1) if self.n_graphs > 1 else shift @ cell[0]
         return self.positions[neighbor] - self.positions[center] + translation
 
+    def pairs(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """What distances need: positions, cell, batch, edge_index, edge_shift."""
+        return self.positions, self.cell, self.batch, self.edge_index, self.edge_shift
+
     def within(self, cutoff: float) -> AtomGraph:
         """The graph with only the pairs closer than `cutoff` (Å)."""
-        keep = self.edge_vectors().square().sum(dim=1) < cutoff**2
-        return self._replace(edge_index=self.edge_index[:, keep], edge_shift=self.edge_shift[keep])
+        edge_index, edge_shift, _ = pairs_within(*self.pairs(), cutoff)
+        return self._replace(edge_index=edge_index, edge_shift=edge_shift)
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> AtomGraph:
         """Copy on `device`, with positions and cell in `dtype`."""

@@ -10,7 +10,7 @@ from mlip import _extension
 from mlip.neighbors.compiled import compiled_list
 from mlip.neighbors.matscipy_backend import matscipy_list
 from mlip.neighbors.reference import reference_list
-from mlip.neighbors.validation import check_input, check_values
+from mlip.neighbors.validation import ListInput, check_input, check_values
 
 Backend = Literal["compiled", "matscipy", "reference"]
 BACKENDS = {"compiled": compiled_list, "matscipy": matscipy_list, "reference": reference_list}
@@ -47,7 +47,11 @@ def neighbor_list(
         InputError: wrong shapes or types, positions not finite, a cutoff not positive, linearly dependent periodic
             lattice vectors, an unsorted batch, or more pairs than memory can hold.
     """
-    data = check_input(positions, cell, pbc, cutoff, batch)
+    return list_of(check_input(positions, cell, pbc, cutoff, batch), backend)
+
+
+def list_of(data: ListInput, backend: Backend | None = None) -> tuple[Tensor, Tensor]:
+    """As :func:`neighbor_list`, of input whose shapes and types are right."""
     backend = backend or ("compiled" if _extension.compiled else "matscipy")
     if backend != "compiled":
         check_values(data)

@@ -35,8 +35,7 @@ def check_input(positions: Tensor, cell: Tensor, pbc: Tensor, cutoff: float, bat
     if positions.dtype not in (torch.float32, torch.float64):
         raise InputError(f"positions: expected float32 or float64, got {positions.dtype}")
     cutoff = float(cutoff)
-    if not (math.isfinite(cutoff) and cutoff > 0):
-        raise InputError(f"cutoff: expected a positive, finite length in Å, got {cutoff}")
+    _check_cutoff(cutoff)
     cell, pbc = _canonical_cell(cell, pbc)
     offsets = _offsets(batch, len(positions), len(cell))
     return ListInput(positions.contiguous(), cell, pbc, offsets, cutoff)
@@ -46,13 +45,20 @@ def check_values(data: ListInput) -> None:
     """Check what takes a look at every number; the compiled operator does it on the fly, with less detailed messages.
 
     Raises:
-        InputError: positions not finite; lattice vectors of periodic axes not finite or linearly dependent.
+        InputError: positions not finite; a cutoff not positive and finite; lattice vectors of periodic axes not finite
+            or linearly dependent.
     """
     finite = data.positions.isfinite().all(dim=1)
     if not finite.all():
         atom = int((~finite).nonzero()[0])
         raise InputError(f"positions: expected finite numbers, got {data.positions[atom].tolist()} for atom {atom}")
+    _check_cutoff(data.cutoff)
     _check_lattice(data.cell, data.pbc)
+
+
+def _check_cutoff(cutoff: float) -> None:
+    if not (math.isfinite(cutoff) and cutoff > 0):
+        raise InputError(f"cutoff: expected a positive, finite length in Å, got {cutoff}")
 
 
 def _canonical_cell(cell: Tensor, pbc: Tensor) -> tuple[Tensor, Tensor]:
