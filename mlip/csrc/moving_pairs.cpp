@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "memory.hpp"
+#include "large_outputs.hpp"
 #include "neighbor_grid.hpp"
 #include "torch_abi.hpp"
 
@@ -121,12 +121,10 @@ void pairs_within(StableIValue* stack, uint64_t, uint64_t) {
   });
   for (size_t part = 0; part < parts; part++) begin[part + 1] += begin[part];
   const int64_t n_kept = begin[parts];
-  auto index = pairs.index.new_empty({2, n_kept}, aoti_torch_dtype_int64());
-  auto shift = pairs.index.new_empty({n_kept, 3}, aoti_torch_dtype_int32());
+  auto index = new_output<int64_t>(pairs.index, 2, n_kept, aoti_torch_dtype_int64());
+  auto shift = new_output<int32_t>(pairs.index, n_kept, 3, aoti_torch_dtype_int32());
   auto *centers = index.data<int64_t>(), *neighbors = centers + n_kept;
   auto* shifts = shift.data<int32_t>();
-  prefer_huge_pages(centers, 2 * n_kept * static_cast<int64_t>(sizeof *centers));
-  prefer_huge_pages(shifts, 3 * n_kept * static_cast<int64_t>(sizeof *shifts));
   const auto* from = pairs.index.data<int64_t>();
   const auto* from_shifts = pairs.shift.data<int32_t>();
   pairs.for_each_part([&](int64_t part) {

@@ -12,6 +12,7 @@
 
 #include "binned_atoms.hpp"
 #include "found_rows.hpp"
+#include "large_outputs.hpp"
 #include "memory.hpp"
 
 namespace mlip {
@@ -261,13 +262,10 @@ void run(const Arguments& args, StableIValue* stack) {
   auto work = Workspace::take();
   const Search<Real> search(args, *work);
   const int64_t n_pairs = search.n_pairs();
-  auto edge_index = args.positions.new_empty({2, n_pairs}, aoti_torch_dtype_int64());
-  auto edge_shift = args.positions.new_empty({n_pairs, 3}, aoti_torch_dtype_int32());
+  auto edge_index = new_output<int64_t>(args.positions, 2, n_pairs, aoti_torch_dtype_int64());
+  auto edge_shift = new_output<int32_t>(args.positions, n_pairs, 3, aoti_torch_dtype_int32());
   auto* index = edge_index.data<int64_t>();
-  auto* shift = edge_shift.data<int32_t>();
-  prefer_huge_pages(index, 2 * n_pairs * static_cast<int64_t>(sizeof *index));
-  prefer_huge_pages(shift, 3 * n_pairs * static_cast<int64_t>(sizeof *shift));
-  search.write(index, index + n_pairs, shift);
+  search.write(index, index + n_pairs, edge_shift.data<int32_t>());
   Workspace::keep(std::move(work));
   stack[0] = edge_index.release();
   stack[1] = edge_shift.release();

@@ -36,6 +36,11 @@ int32_t aoti_torch_is_contiguous(AtenTensorHandle, bool*);
 int32_t aoti_torch_get_data_ptr(AtenTensorHandle, void**);
 int32_t aoti_torch_empty_strided(int64_t ndim, const int64_t* sizes, const int64_t* strides, int32_t dtype,
                                  int32_t device_type, int32_t device_index, AtenTensorHandle*);
+int32_t torch_from_blob(void* data, int64_t ndim, const int64_t* sizes, const int64_t* strides, int64_t storage_offset,
+                        int32_t dtype, int32_t device_type, int32_t device_index, AtenTensorHandle*, int32_t layout,
+                        const uint8_t* opaque_metadata, int64_t opaque_metadata_size,
+                        void (*deleter)(void* data, void* context), void* context);
+int32_t aoti_torch_layout_strided();
 int32_t torch_parallel_for(int64_t begin, int64_t end, int64_t grain, void (*)(int64_t, int64_t, void*), void*);
 int32_t torch_get_num_threads(uint32_t*);
 int32_t aoti_torch_dtype_bool();
@@ -97,6 +102,21 @@ class Tensor {
     }
     AtenTensorHandle made = nullptr;
     MLIP_ABI(aoti_torch_empty_strided(ndim, shape.begin(), strides, dtype, device_type(), device_index(), &made));
+    return Tensor(made);
+  }
+
+  // A contiguous tensor on the CPU in memory of our own, given to `deleter` with the last reference.
+  static Tensor from_memory(void* data, std::initializer_list<int64_t> shape, int32_t dtype,
+                            void (*deleter)(void* data, void* context), void* context) {
+    const auto ndim = static_cast<int64_t>(shape.size());
+    int64_t strides[8], stride = 1;
+    for (int64_t axis = ndim - 1; axis >= 0; axis--) {
+      strides[axis] = stride;
+      stride *= shape.begin()[axis];
+    }
+    AtenTensorHandle made = nullptr;
+    MLIP_ABI(torch_from_blob(data, ndim, shape.begin(), strides, 0, dtype, aoti_torch_device_type_cpu(), -1, &made,
+                             aoti_torch_layout_strided(), nullptr, 0, deleter, context));
     return Tensor(made);
   }
 
