@@ -1,11 +1,12 @@
 """Speed of the neighbor list against matscipy and, where it is installed (extra `bench`), vesin, in the same run.
 
-    OMP_NUM_THREADS=1 python benchmarks/neighbor_list.py [--json] [--repeats 7] [--cutoff 6.0] [--clock cpu]
+    OMP_NUM_THREADS=1 python benchmarks/neighbor_list.py [--json] [--repeats 5] [--cutoff 6.0] [--clock cpu]
         [--largest 1000000]
 
-Every program makes i, j and S of the full list from the same positions, ours into fresh tensors, sorted by i; vesin
-unsorted and without a copy of its arrays. Times are medians; the programs take turns, so that a busy machine slows all
-of them alike. With one thread, the time of the processor (`--clock cpu`) is the better measure on a busy machine.
+Every program makes i, j and S of the full list from the same positions: ours in new tensors and sorted by i (large
+tensors may get memory that earlier ones left), vesin unsorted and without a copy of its own, reused arrays. Times are
+medians; the programs take turns, so that a busy machine slows all of them alike. With one thread, the time of the
+processor (`--clock cpu`) is the better measure on a busy machine.
 """
 
 from __future__ import annotations

@@ -46,7 +46,9 @@ class KeptBlocks {
     const std::lock_guard<std::mutex> lock(mutex_);
     kept_.push_back(block);
     kept_bytes_ += block.bytes;
-    while (kept_bytes_ > most_kept_bytes) {  // the oldest go
+    if (kept_bytes_ <= always_kept_bytes) return;
+    const double most = std::max(1.0 * always_kept_bytes, kept_part_of_free * free_memory());
+    while (static_cast<double>(kept_bytes_) > most) {  // the oldest go
       std::free(kept_.front().data);
       kept_bytes_ -= kept_.front().bytes;
       kept_.erase(kept_.begin());
@@ -54,7 +56,8 @@ class KeptBlocks {
   }
 
  private:
-  static constexpr size_t most_kept_bytes = size_t{512} << 20;
+  static constexpr size_t always_kept_bytes = size_t{256} << 20;
+  static constexpr double kept_part_of_free = 0.125;  // of the memory that is free at that moment
 
   std::mutex mutex_;
   std::vector<Block> kept_;
