@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -120,11 +121,12 @@ def test_straight_line_code_is_that_of_the_tables() -> None:
 
 def test_generated_code_is_up_to_date() -> None:
     """tools/generate_contraction.py has been run after the last change of the trees."""
-    root = Path(mlip.__file__).parents[1]
-    environment = os.environ | {"PYTHONPATH": str(root)}
-    command = [sys.executable, str(root / "tools/generate_contraction.py"), "--check"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
+    path = Path(__file__).parents[1] / "tools/generate_contraction.py"
+    spec = importlib.util.spec_from_file_location("generate_contraction", path)
+    assert spec is not None and spec.loader is not None
+    generator = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generator)
+    assert generator.HEADER.read_text() == generator.header(), "run tools/generate_contraction.py"
 
 
 def module_and_program(spec: tuple, channels: int) -> tuple[SymmetricContraction, ContractionProgram]:
@@ -281,7 +283,7 @@ def test_refuses(which: int, wrong: Tensor, message: str) -> None:
 def test_every_instruction_set_and_number_of_threads(isa: str) -> None:
     program = (
         "import torch, test_ops_contraction as t; torch.manual_seed(3); ops = torch.ops.mlip\n"
-        "for spec in t.LAYERS:\n"
+        "for spec in t.LAYERS[1::2]:\n"
         "    [t.compare(t.layer(*spec)[0], 5, 80, dtype) for dtype in t.DTYPES]\n"
         "p, out = t.layer(3, ('0e', '1o'), 3)[0], []\n"
         "a, z, c = t.tensors(p, 301, 96, torch.float32)\n"

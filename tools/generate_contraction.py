@@ -1,11 +1,10 @@
 """Writes mlip/csrc/kernels/contraction_trees.hpp: the polynomials for which straight-line code is compiled.
 
-Run it after a change of `mlip.ops.contraction_program`; with --check it only tells whether the file is up to date.
+Run it after a change of `mlip.ops.contraction_program`; a test tells whether the file is up to date.
 """
 
 from __future__ import annotations
 
-import sys
 import textwrap
 from itertools import product
 from pathlib import Path
@@ -53,7 +52,4 @@ def header() -> str:
 
 
 if __name__ == "__main__":
-    if "--check" not in sys.argv:
-        HEADER.write_text(header())
-    elif HEADER.read_text() != header():
-        sys.exit(f"{HEADER.name} is out of date: run tools/{Path(__file__).name}")
+    HEADER.write_text(header())
