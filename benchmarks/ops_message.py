@@ -28,16 +28,19 @@ def seconds(call: Callable[[], object], repeats: int = 25) -> float:
     return min(times)
 
 
-def silicon(atoms: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Neighbors and offsets of a crystal of about so many atoms, cutoff 6 Å."""
+CUTOFF = 6.0
+
+
+def silicon(atoms: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Neighbors, offsets and distances of a crystal of about so many atoms."""
     repeat = max(1, round((atoms / 8) ** (1 / 3)))
     crystal = bulk("Si", cubic=True) * (repeat, repeat, repeat)
     crystal.rattle(0.1, seed=1)
-    edge_index, _ = neighbor_list(
-        torch.tensor(crystal.positions), torch.tensor(crystal.cell.array), torch.tensor(crystal.pbc), 6.0
-    )
+    positions, cell = torch.tensor(crystal.positions), torch.tensor(crystal.cell.array)
+    edge_index, shift = neighbor_list(positions, cell, torch.tensor(crystal.pbc), CUTOFF)
+    distances = (positions[edge_index[1]] - positions[edge_index[0]] + shift.to(cell) @ cell).norm(dim=1)
     counts = torch.bincount(edge_index[0], minlength=len(crystal))
-    return edge_index[1].contiguous(), torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
+    return edge_index[1].contiguous(), torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)]), distances
 
 
 def flops(hidden: int, harmonics: int) -> tuple[int, int, int]:
@@ -59,7 +62,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=64, help="of the hidden layer of the exact radial functions")
     parser.add_argument("--degrees", default="0,3 1,3 2,3")
     options = parser.parse_args()
-    neighbor, offsets = silicon(options.atoms)
+    neighbor, offsets, distances = silicon(options.atoms)
     n, e, c = len(offsets) - 1, len(neighbor), options.channels
     print(f"{n} atoms, {e / n:.1f} neighbors, {c} channels, {options.knots} knots")
     for dtype in (torch.float32, torch.float64):
@@ -70,7 +73,7 @@ def main() -> None:
             x = torch.randn(n, (hidden + 1) ** 2, c, dtype=dtype)
             coupling = torch.randn(e, size, dtype=dtype)
             table = ops.pack_table(*torch.randn(2, options.knots, paths, c, dtype=dtype))
-            weights, knot = torch.randn(e, 4, dtype=dtype), torch.randint(options.knots - 1, (e,))
+            weights, knot = torch.randn(e, 4, dtype=dtype), (distances / CUTOFF * (options.knots - 1)).long()
             graph = (neighbor, offsets, hidden, harmonics)
             name = f"{str(dtype)[6:]} H={hidden} L={harmonics}"
             interpolation, forward, backward = (f * e * c for f in flops(hidden, harmonics))

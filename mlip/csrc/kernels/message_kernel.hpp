@@ -17,9 +17,9 @@ constexpr int registers = vector_bytes == 64 ? 32 : 16;
 constexpr int forward_rows = registers == 32 ? 24 : 10;
 // Accumulators of the coupling's derivative beside 2 l1 + 1 of the features' one.
 constexpr int backward_columns(int l1) {
-  return registers == 32 ? (l1 == 0 ? 24 : l1 == 1 ? 21 : 20) : (l1 == 0 ? 9 : l1 == 1 ? 9 : 10);
+  return registers == 32 ? (l1 == 0 ? 24 : l1 == 1 ? 16 : 15) : (l1 == 0 ? 9 : l1 == 1 ? 9 : 10);
 }
-constexpr int64_t centers_at_once = 8;
+constexpr int64_t centers_at_once = 32;
 
 // Consecutive paths [begin, end).
 struct PathRange {
@@ -144,12 +144,6 @@ struct Message {
         high = low + row_length;
         w0 = args.weights[4 * e], w1 = args.weights[4 * e + 1], w2 = args.weights[4 * e + 2];
         w3 = args.weights[4 * e + 3];
-        const Real* next = table_at<Real, X::count>(args, args.knot[std::min(e + 2, last_edge)], channel);
-        unroll<end - first>([&](auto k) MLIP_LAMBDA {
-          constexpr int at = X::public_index(first + k) * knot_step;
-          __builtin_prefetch(next + at), __builtin_prefetch(next + at + knot_step / 2);
-          __builtin_prefetch(next + row_length + at), __builtin_prefetch(next + row_length + at + knot_step / 2);
-        });
       } else {
         radial = args.radial + e * args.edge_stride + channel;
       }
@@ -194,8 +188,8 @@ struct Message {
     }
   }
 
-  // Derivatives of one edge from the paths of one group. `grad` has the center's derivatives in the order
-  // (vector of channels, row); `grad_weights` accumulates.
+  // Derivatives of one edge from the paths of one group. `grad` has the center's derivatives in the order (vector of
+  // channels, row); `grad_weights` accumulates. Groups come in order: one may write into the columns of the next.
   template <int group>
   static MLIP_INLINE void backward_edge(const Arguments& args, int64_t e, const Real* grad, V* grad_weights) {
     constexpr int first = X::backward[group].begin, end = X::backward[group].end;
@@ -276,7 +270,8 @@ struct Message {
           store(to, load(to) + sum_x[m1]);
         });
     }
-    store_lane_sums<Real, columns>(grad_coupling, args.grad_coupling + e * X::coupling_size + first_column);
+    store_lane_sums<Real, columns, X::coupling_size - first_column>(
+        grad_coupling, args.grad_coupling + e * X::coupling_size + first_column);
   }
 
   static void backward(const Arguments& args, int64_t begin, int64_t end) {
@@ -296,7 +291,7 @@ struct Message {
         V grad_weights[4] = {};
         unroll<X::backward_count>(
             [&](auto group) MLIP_LAMBDA { backward_edge<group>(args, e, grad.get(), grad_weights); });
-        if constexpr (interpolated) store_lane_sums<Real, 4>(grad_weights, args.grad_weights + 4 * e);
+        if constexpr (interpolated) store_lane_sums<Real, 4, 4>(grad_weights, args.grad_weights + 4 * e);
       }
     }
   }

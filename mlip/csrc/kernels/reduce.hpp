@@ -1,5 +1,7 @@
 // Sums over the lanes of several vectors at once.
 #pragma once
+#include <cstring>
+
 #include "vector.hpp"
 
 namespace mlip::MLIP_ISA {
@@ -25,8 +27,8 @@ MLIP_INLINE Vector<Real> sum_tree(const Vector<Real>* values) {
                               std::make_index_sequence<width<Real>>{});
 }
 
-// to[k] = sum over the lanes of values[k].
-template <class Real, int count>
+// to[k] = sum over the lanes of values[k]. Writes whole vectors where there is room for them.
+template <class Real, int count, int room>
 MLIP_INLINE void store_lane_sums(const Vector<Real>* values, Real* to) {
   constexpr int lanes = width<Real>;
   unroll<(count + lanes - 1) / lanes>([&](auto group) __attribute__((always_inline)) {
@@ -40,10 +42,10 @@ MLIP_INLINE void store_lane_sums(const Vector<Real>* values, Real* to) {
         part[index] = Vector<Real>{};
     });
     const Vector<Real> sums = sum_tree<Real, lanes, 2>(part);
-    if constexpr (present == lanes)
+    if constexpr (first + lanes <= room)
       store(to + first, sums);
     else
-      for (int k = 0; k < present; k++) to[first + k] = sums[k];
+      std::memcpy(to + first, &sums, present * sizeof(Real));
   });
 }
 
