@@ -73,7 +73,7 @@ class Exact {
 
     if (need_x || need_matrix) {
       const int64_t length = need_x ? graph_.sizes.components_x * graph_.channels : 0;
-      std::vector<std::vector<Real>> matrices(8);  // one for each piece of the graph
+      std::vector<std::vector<Real>> matrices(max_pieces);
       sum_over_pieces(args_, length, grad_x.data<Real>(), [&](int64_t piece, int64_t begin, int64_t end, Real* to) {
         if (need_matrix) matrices[piece].assign(units_ * columns_, Real(0));
         backward_range(begin, end, need_x ? to : nullptr, need_matrix ? matrices[piece].data() : nullptr);

@@ -122,8 +122,12 @@ void check_gradients(const MessageGraph& graph, const Messages& grad, MessageArg
 
 // Centers in pieces of about equal numbers of edges. How many depends on the number of atoms alone, so that sums over
 // the pieces, taken in their order, do not depend on the number of threads.
+constexpr int64_t max_pieces = 32;
 inline std::vector<int64_t> pieces_of(const int64_t* offsets, int64_t num_atoms) {
-  const int64_t pieces = num_atoms >= 512 ? 8 : num_atoms >= 256 ? 4 : num_atoms >= 128 ? 2 : 1;
+  const int64_t pieces = num_atoms >= 512   ? std::clamp<int64_t>(num_atoms / 512, 8, max_pieces)
+                         : num_atoms >= 256 ? 4
+                         : num_atoms >= 128 ? 2
+                                            : 1;
   std::vector<int64_t> bounds(pieces + 1, num_atoms);
   bounds[0] = 0;
   for (int64_t k = 1; k < pieces; k++)

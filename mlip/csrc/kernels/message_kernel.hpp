@@ -13,33 +13,26 @@
 
 namespace mlip::MLIP_ISA {
 
-constexpr int registers = vector_bytes == 64 ? 32 : 16;
-constexpr int forward_rows = registers == 32 ? 24 : 10;
-// Accumulators of the coupling's derivative beside 2 l1 + 1 of the features' one.
-constexpr int backward_columns(int l1) {
-  return registers == 32 ? (l1 == 0 ? 24 : l1 == 1 ? 16 : 15) : (l1 == 0 ? 9 : l1 == 1 ? 9 : 10);
-}
-constexpr int64_t centers_at_once = 32;
+// Accumulators of a group: rows of messages; columns of the coupling's derivative. They suit the 32 registers of AVX-512;
+// with 16 registers some are spilled, which measured faster than more groups, each with its own radial functions.
+constexpr int forward_rows = 24;
+constexpr int backward_columns(int l1) { return l1 == 0 ? 24 : l1 == 1 ? 16 : 15; }
+constexpr int64_t centers_at_once = 32;  // share a block of channels of the table
 
-// Consecutive paths [begin, end).
-struct PathRange {
+struct Range {
   int begin, end;
 };
-
-// What one sweep of the backward pass takes of a path: messages m3 in [begin, end).
+// A path, or as much of it as fits the registers of the backward pass: messages m3 in [begin, end).
 struct Part {
   int path, begin, end;
 };
-struct PartRange {
-  int begin, end;
-};
 
+// Paths in groups for the forward pass, parts of paths in groups for the backward pass.
 template <int H, int L>
 struct Plan : Paths<H, L> {
   using P = Paths<H, L>;
 
-  // fits(first, q): path q may join the group that path `first` began.
-  static constexpr int forward_groups(PathRange* groups) {
+  static constexpr int forward_groups(Range* groups) {
     int n = 0;
     for (int q = 0, first = 0; q < P::count; q++) {
       if (q > first && P::first_row(q + 1) - P::first_row(first) > forward_rows) first = q;
@@ -48,13 +41,13 @@ struct Plan : Paths<H, L> {
     }
     return n;
   }
-  static constexpr std::array<PathRange, P::count> forward = [] {
-    std::array<PathRange, P::count> groups{};
+  static constexpr std::array<Range, P::count> forward = [] {
+    std::array<Range, P::count> groups{};
     forward_groups(groups.data());
     return groups;
   }();
   static constexpr int forward_count = [] {
-    std::array<PathRange, P::count> groups{};
+    std::array<Range, P::count> groups{};
     return forward_groups(groups.data());
   }();
 
@@ -85,7 +78,7 @@ struct Plan : Paths<H, L> {
   static constexpr int part_first_column(int k) {
     return P::first_column(parts[k].path) + (2 * P::all[parts[k].path].l1 + 1) * parts[k].begin;
   }
-  static constexpr int backward_groups(PartRange* groups) {
+  static constexpr int backward_groups(Range* groups) {
     int n = 0, sum = 0;
     for (int k = 0, first = 0; k < part_count; k++) {
       const int l1 = P::all[parts[k].path].l1;
@@ -95,13 +88,13 @@ struct Plan : Paths<H, L> {
     }
     return n;
   }
-  static constexpr std::array<PartRange, max_parts> backward = [] {
-    std::array<PartRange, max_parts> groups{};
+  static constexpr std::array<Range, max_parts> backward = [] {
+    std::array<Range, max_parts> groups{};
     backward_groups(groups.data());
     return groups;
   }();
   static constexpr int backward_count = [] {
-    std::array<PartRange, max_parts> groups{};
+    std::array<Range, max_parts> groups{};
     return backward_groups(groups.data());
   }();
 };
@@ -129,7 +122,7 @@ struct Message {
 
   // Messages of one center for the channels of one vector and the paths of one group.
   template <int group>
-  static MLIP_INLINE void forward_center(const Arguments& args, int64_t atom, int64_t channel, int64_t last_edge) {
+  static MLIP_INLINE void forward_center(const Arguments& args, int64_t atom, int64_t channel) {
     constexpr int first = X::forward[group].begin, end = X::forward[group].end, first_row = X::first_row(first);
     constexpr int count = X::first_row(end) - first_row;
     const int64_t channels = args.channels, row_length = channels * X::count * 2;
@@ -180,11 +173,10 @@ struct Message {
 
   static void forward(const Arguments& args, int64_t begin, int64_t end, int64_t first, int64_t last) {
     for (int64_t start = begin; start < end; start += centers_at_once) {
-      const int64_t stop = std::min(end, start + centers_at_once), last_edge = args.offsets[stop] - 1;
+      const int64_t stop = std::min(end, start + centers_at_once);
       for (int64_t channel = first; channel < last; channel += lanes)
         for (int64_t atom = start; atom < stop; atom++)
-          unroll<X::forward_count>(
-              [&](auto group) MLIP_LAMBDA { forward_center<group>(args, atom, channel, last_edge); });
+          unroll<X::forward_count>([&](auto group) MLIP_LAMBDA { forward_center<group>(args, atom, channel); });
     }
   }
 
