@@ -1,5 +1,7 @@
 """What holds for every neighbor list: symmetry, batches, threads, number types, odd cells, far and crowded atoms."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -97,6 +99,25 @@ def test_threads_do_not_change_a_bit(backend: str) -> None:
             assert all(torch.equal(a, b) for a, b in zip(single, several, strict=True))
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("backend", BACKENDS[:1])
+def test_memory_is_reused_only_when_its_tensors_are_gone(backend: str) -> None:
+    """Large lists get the memory of earlier ones, also while other threads make lists of their own."""
+    structures = [random_structure(n, np.eye(3) * 30, seed=n) for n in (4000, 4050, 4100)]
+    arguments = [(torch.tensor(a.positions), torch.tensor(a.cell.array), torch.ones(3).bool(), 6.0) for a in structures]
+
+    def make(k: int) -> tuple[torch.Tensor, ...]:
+        for other in arguments:
+            neighbor_list(*other, backend=backend)
+        return neighbor_list(*arguments[k], backend=backend)
+
+    expected = [tuple(t.clone() for t in make(k)) for k in range(3)]
+    assert expected[0][0].nbytes > 2 << 22  # large enough to be kept
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(make, [0, 1, 2] * 4))
+    for k, lists in enumerate(found):
+        assert all(torch.equal(a, b) for a, b in zip(lists, expected[k % 3], strict=True))
 
 
 @everywhere

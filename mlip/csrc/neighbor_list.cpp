@@ -222,7 +222,7 @@ class Search {
     for (int32_t n = n_undecided - 1; n >= 0; n--) {
       const int32_t place = near.undecided()[2 * n], candidate = near.undecided()[2 * n + 1], j = near.atom(candidate);
       int64_t s[3];
-      shift_of(near, candidate, i, s);
+      shift_between(i, j, near.run_of(candidate).image, s);
       if (squared_distance(positions_ + 3 * int64_t{i}, positions_ + 3 * int64_t{j}, s, grid.cell) < cutoff_squared_)
         continue;
       std::copy(found + place + 1, found + count, found + place);
@@ -232,18 +232,19 @@ class Search {
     return count;
   }
 
-  // The shifts of candidates, three words each.
+  // The shifts of candidates, which ascend, three words each.
   void expand(const Candidates& near, int32_t self, const int32_t* candidates, int32_t count, int32_t* out) const {
+    const Run *run = near.runs.data(), *last = run + near.runs.size() - 1;
     for (int32_t k = 0; k < count; k++) {
+      while (run < last && run[1].first_candidate <= candidates[k]) run++;
       int64_t s[3];
-      shift_of(near, candidates[k], near.atom(self), s);
+      shift_between(near.atom(self), near.atom(candidates[k]), run->image, s);
       for (int d = 0; d < 3; d++) out[3 * int64_t{k} + d] = static_cast<int32_t>(s[d]);
     }
   }
 
-  void shift_of(const Candidates& near, int32_t candidate, int32_t i, int64_t* out) const {
-    const int32_t* image = near.run_of(candidate).image;
-    const int32_t *wrap_i = &atoms().wraps[3 * int64_t{i}], *wrap_j = &atoms().wraps[3 * int64_t{near.atom(candidate)}];
+  void shift_between(int32_t i, int32_t j, const int32_t* image, int64_t* out) const {
+    const int32_t *wrap_i = &atoms().wraps[3 * int64_t{i}], *wrap_j = &atoms().wraps[3 * int64_t{j}];
     for (int d = 0; d < 3; d++) out[d] = int64_t{image[d]} - wrap_j[d] + wrap_i[d];
   }
 

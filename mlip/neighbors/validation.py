@@ -92,8 +92,7 @@ def _offsets(batch: Tensor | None, n_atoms: int, n_structures: int) -> Tensor:
     if n_atoms and not (batch[0] >= 0 and batch[-1] < n_structures):
         got = f"{int(batch[0])} ... {int(batch[-1])}"
         raise InputError(f"batch: expected structure numbers from 0 to {n_structures - 1}, got {got}")
-    counts = torch.bincount(batch.long(), minlength=n_structures)
-    return torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
+    return torch.searchsorted(batch.long(), torch.arange(n_structures + 1))
 
 
 def _check_lattice(cell: Tensor, pbc: Tensor) -> None:

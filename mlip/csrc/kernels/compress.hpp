@@ -2,7 +2,10 @@
 #pragma once
 #include <cstdint>
 #if defined(__SSE2__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 warns of its own _mm512_undefined_epi32
 #include <immintrin.h>
+#pragma GCC diagnostic pop
 #endif
 
 #include "vector.hpp"
