@@ -72,7 +72,7 @@ def main() -> None:
             size = ops.coupling_matrix(hidden, harmonics, wigner_3j).shape[1]
             x = torch.randn(n, (hidden + 1) ** 2, c, dtype=dtype)
             coupling = torch.randn(e, size, dtype=dtype)
-            table = ops.pack_table(*torch.randn(2, options.knots, paths, c, dtype=dtype))
+            table = ops.pack_table(*torch.randn(2, options.knots, paths, c, dtype=dtype), dtype)
             weights, knot = torch.randn(e, 4, dtype=dtype), (distances / CUTOFF * (options.knots - 1)).long()
             graph = (neighbor, offsets, hidden, harmonics)
             name = f"{str(dtype)[6:]} H={hidden} L={harmonics}"

@@ -125,7 +125,6 @@ class TestCompiled(PotentialPhysics):
 class TestTable(PotentialPhysics):
     """And with tabulated radial functions: forces are the exact derivatives of the interpolated energy."""
 
-    tolerances = {"float32": 1e-3}  # noqa: RUF012
     excused = {"save-and-load": "which radial functions are used is no property of the file"}  # noqa: RUF012
 
     @pytest.fixture

@@ -28,8 +28,8 @@ def test_is_the_hermite_interpolant(function, order: int) -> None:
     values, slopes = np.sin(knots), np.cos(knots)
     r = lengths(400)
     weights, row = function(r, SPACING, KNOTS, order)
-    table = torch.tensor(np.stack([values, SPACING * slopes], axis=1))
-    mine = (weights * torch.cat([table[row], table[row + 1]], dim=1)).sum(dim=1)
+    f, d = torch.tensor(values), torch.tensor(SPACING * slopes)
+    mine = (weights * torch.stack([f[row], d[row], f[row + 1] - f[row], d[row + 1]], dim=1)).sum(dim=1)
     spline = CubicHermiteSpline(knots, values, slopes)
     inside = r.clamp(0, knots[-1]).numpy()
     expected = torch.tensor(spline(inside, nu=order) if order < 4 else np.zeros(len(r)))
@@ -56,7 +56,7 @@ def test_ends_and_knots(function) -> None:
     r = torch.tensor([-1e30, -1.0, 0.0, 1.0, last, last + 1e-9, 1e30, float("inf"), float("nan")], dtype=torch.float64)
     weights, row = function(r, SPACING, KNOTS)
     assert row[:8].tolist() == [0, 0, 0, 4, KNOTS - 2, KNOTS - 2, KNOTS - 2, KNOTS - 2]
-    left, right = [1.0, 0, 0, 0], [0, 0, 1.0, 0]
+    left, right = [1.0, 0, 0, 0], [1.0, 0, 1.0, 0]
     assert weights[:8].tolist() == [left] * 4 + [right] * 4
     assert weights[8].isnan().all() and 0 <= row[8] <= KNOTS - 2
     slopes, _ = function(r[:8], SPACING, KNOTS, 1)

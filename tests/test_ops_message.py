@@ -49,7 +49,7 @@ class Case:
         self.coupling = self.y @ self.matrix_y
         self.weights, self.knot = normal(edges, 4), integers(KNOTS - 1, edges)
         self.values, self.slopes = normal(KNOTS, len(self.paths), channels), normal(KNOTS, len(self.paths), channels)
-        self.table = ops.pack_table(self.values, self.slopes)
+        self.table = ops.pack_table(self.values, self.slopes, self.values.dtype)
         self.activations, self.matrix = normal(edges, 5), normal(5, len(self.paths) * channels)
 
     @property
@@ -66,7 +66,8 @@ class Case:
 
     def radial(self, weights: Tensor) -> Tensor:
         """Interpolated radial functions (E, paths, C)."""
-        near = (self.values[self.knot], self.slopes[self.knot], self.values[self.knot + 1], self.slopes[self.knot + 1])
+        v, s = self.values, self.slopes
+        near = (v[self.knot], s[self.knot], v[self.knot + 1] - v[self.knot], s[self.knot + 1])
         return sum(w[:, None, None] * v for w, v in zip(weights.unbind(1), near, strict=True))
 
     def oracle(self, x: Tensor, y: Tensor, radial: Tensor) -> list[Tensor]:

@@ -24,29 +24,30 @@ inline Place find(double r, double per_spacing, int64_t knots) {
   return {row, s - static_cast<double>(row), true};
 }
 
-// d^order/dt^order of the weights of (value, spacing · derivative) at the left knot and at the right one.
+// d^order/dt^order of the weights of the value and spacing · derivative at the left knot, the difference to the value at
+// the right knot, and spacing · derivative there.
 inline void weights(double t, int64_t order, double* w) {
   switch (order) {
     case 0:
       w[2] = t * t * (3 - 2 * t);
-      w[0] = 1 - w[2];
+      w[0] = 1 + 0 * t;  // NaN where t is
       w[1] = t * (1 - t) * (1 - t);
       w[3] = t * t * (t - 1);
       return;
     case 1:
       w[2] = 6 * t * (1 - t);
-      w[0] = -w[2];
+      w[0] = 0;
       w[1] = (1 - t) * (1 - 3 * t);
       w[3] = t * (3 * t - 2);
       return;
     case 2:
       w[2] = 6 - 12 * t;
-      w[0] = -w[2];
+      w[0] = 0;
       w[1] = 6 * t - 4;
       w[3] = 6 * t - 2;
       return;
     case 3:
-      w[0] = 12;
+      w[0] = 0;
       w[2] = -12;
       w[1] = w[3] = 6;
       return;

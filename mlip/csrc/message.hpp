@@ -24,7 +24,7 @@ struct MessageArguments {
   // Radial part by interpolation: weights of value and slope at two knots.
   const Real* weights = nullptr;  // (edges, 4)
   const int64_t* knot = nullptr;  // (edges,)
-  const Real* table = nullptr;    // (knots, channels / block, paths, 2, block)
+  const Real* table = nullptr;    // (knots, channels / block, paths, 3, block): value, slope, difference to the next value
   // Radial part as an array: element [edge, path, channel] is at edge * edge_stride + path * path_stride + channel.
   const Real* radial = nullptr;
   int64_t edge_stride = 0, path_stride = 0;

@@ -25,7 +25,7 @@ struct Arguments {
     const MessageGraph graph(x, coupling, neighbor, offsets, hidden, harmonics, args);
     check_tensor(weights, dtype_of<Real>(), {graph.num_edges, 4},
                  "weights: expected a contiguous tensor (edges, 4) of the type of x");
-    check_tensor(table, dtype_of<Real>(), {-1, graph.channels / lanes, graph.sizes.paths, 2, lanes},
+    check_tensor(table, dtype_of<Real>(), {-1, graph.channels / lanes, graph.sizes.paths, 3, lanes},
                  "table: expected a contiguous tensor made by pack_table, of the type of x");
     check_tensor(knot, aoti_torch_dtype_int64(), {graph.num_edges}, "knot: expected a contiguous int64 tensor (edges,)");
     require(all_below(knot.data<int64_t>(), graph.num_edges, table.size(0) - 1),

@@ -70,7 +70,7 @@ class RadialTables:
     def _tables(self, elements: tuple[int, ...]) -> list[Tensor] | None:
         if elements not in self._made:
             columns = max(len(layer.interaction.message.paths) * layer.sent.channels for layer in self.layers)
-            bytes_each = 2 * self.knots * len(elements) ** 2 * columns * self.dtype.itemsize
+            bytes_each = 3 * self.knots * len(elements) ** 2 * columns * self.dtype.itemsize
             if bytes_each > LARGEST_TABLE:
                 return None
             if len(self._made) > 8:
@@ -85,7 +85,7 @@ class RadialTables:
         values, slopes = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         channels = layer.sent.channels
         values, slopes = (t.unflatten(1, (-1, channels)) for t in (values, slopes * self.spacing))
-        return ops.pack_table(values.to(self.dtype), slopes.to(self.dtype))
+        return ops.pack_table(values, slopes, self.dtype)
 
     def _at_knots(self, layer: Layer, pair: tuple[int, int], knots: int) -> tuple[Tensor, Tensor]:
         r = torch.linspace(0, self.model.cutoff, knots, dtype=torch.float64)

@@ -17,7 +17,7 @@ def cubic_weights(r: Tensor, spacing: float, knots: int, order: int = 0) -> tupl
 
     Knot k lies at k · spacing. With value and spacing · derivative of a function at the knots, f and d,
 
-        weights · (f[row], d[row], f[row + 1], d[row + 1])
+        weights · (f[row], d[row], f[row + 1] - f[row], d[row + 1])
 
     is the cubic through them, with a continuous first derivative; with `order` = n it is the n-th derivative with
     respect to r. Below 0 and beyond the last knot r stands for that end: the value is constant, derivatives are zero
@@ -31,7 +31,7 @@ def cubic_weights(r: Tensor, spacing: float, knots: int, order: int = 0) -> tupl
 
 
 #: Coefficients of t^0 ... t^3 of the four weights.
-_CUBICS = ((1, 0, -3, 2), (0, 1, -2, 1), (0, 0, 3, -2), (0, 0, -1, 1))
+_CUBICS = ((1, 0, 0, 0), (0, 1, -2, 1), (0, 0, 3, -2), (0, 0, -1, 1))
 
 
 def cubic_weights_reference(r: Tensor, spacing: float, knots: int, order: int = 0) -> tuple[Tensor, Tensor]:

@@ -67,21 +67,25 @@ def coupling_matrix(hidden: int, harmonics: int, wigner_3j: Callable[[int, int, 
     return matrix
 
 
-def pack_table(values: Tensor, slopes: Tensor) -> Tensor:
+def pack_table(values: Tensor, slopes: Tensor, dtype: torch.dtype) -> Tensor:
     """Table of radial functions for :func:`message_interpolated`.
 
     Args:
         values: (knots, paths, C) at the knots.
         slopes: derivatives times the distance of knots, as values.
+        dtype: of the table; values and slopes had better be more precise.
 
     Returns:
-        (knots, C / B, paths, 2, B) with B channels in 64 bytes (B = C if that does not divide C).
+        (knots, C / B, paths, 3, B) with B channels in 64 bytes (B = C if that does not divide C): value, slope, and
+        the difference to the value at the next knot, which keeps its digits when values and slopes are rounded: the
+        derivative of the interpolant is made of differences.
     """
     channels = values.shape[2]
-    lanes = 64 // values.element_size()
+    lanes = 64 // dtype.itemsize
     lanes = channels if channels % lanes else lanes
-    pairs = torch.stack([values, slopes], dim=2).unflatten(3, (channels // lanes, lanes))
-    return pairs.permute(0, 3, 1, 2, 4).contiguous()
+    differences = torch.cat([values.diff(dim=0), torch.zeros_like(values[:1])])
+    entries = torch.stack([values, slopes, differences], dim=2).unflatten(3, (channels // lanes, lanes))
+    return entries.permute(0, 3, 1, 2, 4).to(dtype).contiguous()
 
 
 def message_interpolated(
@@ -97,8 +101,8 @@ def message_interpolated(
 ) -> list[Tensor]:
     """Messages with radial functions interpolated from a table (cubic Hermite).
 
-    R[e] = weights[e, 0] v[knot] + weights[e, 1] s[knot] + weights[e, 2] v[knot + 1] + weights[e, 3] s[knot + 1] with
-    the values v and slopes s given to :func:`pack_table`.
+    R[e] = weights[e, 0] v[knot] + weights[e, 1] s[knot] + weights[e, 2] (v[knot + 1] - v[knot]) + weights[e, 3]
+    s[knot + 1] with the values v and slopes s given to :func:`pack_table`; weights as of `cubic_weights`.
 
     Args:
         x: (N, (hidden + 1)^2, C) features of the neighbors.
@@ -127,8 +131,8 @@ def message_interpolated(
             harmonics,
         )
         return list(messages[: harmonics + 1])
-    pairs = table.permute(0, 2, 3, 1, 4).flatten(3)  # knots, paths, value or slope, channels
-    near = torch.cat([pairs[knot], pairs[knot + 1]], dim=2)
+    entries = table.permute(0, 2, 3, 1, 4).flatten(3)  # knots, paths, value or slope or difference, channels
+    near = torch.cat([entries[knot], entries[knot + 1, :, 1:2]], dim=2)
     radial = (weights[:, None, :, None] * near).sum(2)
     return message_reference(x, coupling, radial, neighbor, offsets, hidden, harmonics)
 

@@ -99,11 +99,11 @@ struct Plan : Paths<H, L> {
   }();
 };
 
-// Address of the table's numbers of knot `knot` and channel `channel`; those of path q follow at q * 2 * block.
+// Address of the table's numbers of knot `knot` and channel `channel`; those of path q follow at q * 3 * block.
 template <class Real, int paths>
 MLIP_INLINE const Real* table_at(const MessageArguments<Real>& args, int64_t knot, int64_t channel) {
   constexpr int64_t lanes = block<Real>;
-  return args.table + (knot * args.channels + channel / lanes * lanes) * (paths * 2) + channel % lanes;
+  return args.table + (knot * args.channels + channel / lanes * lanes) * (paths * 3) + channel % lanes;
 }
 
 // Where the messages' component m3 of path q lies in the block of its degree.
@@ -117,7 +117,8 @@ template <class Real, int H, int L, bool interpolated>
 struct Message {
   using X = Plan<H, L>;
   using V = Vector<Real>;
-  static constexpr int lanes = width<Real>, knot_step = 2 * block<Real>;
+  static constexpr int lanes = width<Real>, knot_step = 3 * block<Real>;
+  static constexpr int slope_at = block<Real>, difference_at = 2 * block<Real>;
   using Arguments = MessageArguments<Real>;
 
   // Messages of one center for the channels of one vector and the paths of one group.
@@ -125,7 +126,7 @@ struct Message {
   static MLIP_INLINE void forward_center(const Arguments& args, int64_t atom, int64_t channel) {
     constexpr int first = X::forward[group].begin, end = X::forward[group].end, first_row = X::first_row(first);
     constexpr int count = X::first_row(end) - first_row;
-    const int64_t channels = args.channels, row_length = channels * X::count * 2;
+    const int64_t channels = args.channels, row_length = channels * X::count * 3;
     V sums[count] = {};
     for (int64_t e = args.offsets[atom]; e < args.offsets[atom + 1]; e++) {
       const Real* coupling = args.coupling + e * X::coupling_size;
@@ -146,8 +147,8 @@ struct Message {
         V r;
         if constexpr (interpolated) {
           constexpr int at = path * knot_step;
-          r = w0 * load(low + at) + w1 * load(low + at + knot_step / 2) +
-              (w2 * load(high + at) + w3 * load(high + at + knot_step / 2));
+          r = w0 * load(low + at) + w1 * load(low + at + slope_at) +
+              (w2 * load(low + at + difference_at) + w3 * load(high + at + slope_at));
         } else {
           r = load(radial + path * args.path_stride);
         }
@@ -188,7 +189,7 @@ struct Message {
     constexpr int first_column = X::part_first_column(first);
     constexpr int columns = X::part_first_column(end - 1) + X::part_columns(end - 1) - first_column;
     constexpr int l1 = X::all[X::parts[first].path].l1, n1 = 2 * l1 + 1;
-    const int64_t channels = args.channels, row_length = channels * X::count * 2;
+    const int64_t channels = args.channels, row_length = channels * X::count * 3;
     const Real* coupling = args.coupling + e * X::coupling_size + first_column;
     const int64_t features = (args.neighbor[e] * X::components_x + l1 * l1) * channels;
     const Real* x = args.x + features;
@@ -207,18 +208,18 @@ struct Message {
       const Real *lower = nullptr, *upper = nullptr;
       if constexpr (interpolated) {
         constexpr int64_t lump = block<Real>;
-        lower = low + channel / lump * lump * (X::count * 2) + channel % lump;
+        lower = low + channel / lump * lump * (X::count * 3) + channel % lump;
         upper = lower + row_length;
       }
       unroll<end - first>([&](auto k) MLIP_LAMBDA {
         constexpr int q = X::parts[first + k].path, path = X::public_index(q), at = path * knot_step;
         constexpr int begin_m3 = X::parts[first + k].begin, count_m3 = X::parts[first + k].end - begin_m3;
         constexpr int row = X::first_row(q) + begin_m3, column = X::part_first_column(first + k) - first_column;
-        V r, f0, d0, f1, d1;
+        V r, f0, d0, df, d1;
         if constexpr (interpolated) {
-          f0 = load(lower + at), d0 = load(lower + at + knot_step / 2);
-          f1 = load(upper + at), d1 = load(upper + at + knot_step / 2);
-          r = w0 * f0 + w1 * d0 + (w2 * f1 + w3 * d1);
+          f0 = load(lower + at), d0 = load(lower + at + slope_at);
+          df = load(lower + at + difference_at), d1 = load(upper + at + slope_at);
+          r = w0 * f0 + w1 * d0 + (w2 * df + w3 * d1);
         } else {
           r = load(args.radial + e * args.edge_stride + path * args.path_stride + channel);
         }
@@ -247,7 +248,7 @@ struct Message {
         unroll<n1>([&](auto m1) MLIP_LAMBDA { sum_x[m1] += u[m1] * r; });
         if constexpr (interpolated) {
           grad_weights[0] += grad_r * f0, grad_weights[1] += grad_r * d0;
-          grad_weights[2] += grad_r * f1, grad_weights[3] += grad_r * d1;
+          grad_weights[2] += grad_r * df, grad_weights[3] += grad_r * d1;
         } else {
           Real* to = args.grad_radial + e * args.edge_stride + path * args.path_stride + channel;
           if constexpr (begin_m3 == 0)
