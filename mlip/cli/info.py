@@ -54,6 +54,8 @@ def describe(potential: Potential, path: Path) -> dict[str, Any]:
         "cutoff": potential.cutoff,
         "parameters": sum(p.numel() for p in potential.parameters()),
         "dtype": str(potential.dtype).removeprefix("torch."),
+        "backend": "reference" if potential.acceleration.evaluator(potential.model) is potential.model else "compiled",
+        "radial": potential.acceleration.radial_functions(potential.model),
         "scale": reference.scale.item(),
         "shift": reference.shift.item(),
         "units": {"energy": "eV", "length": "Å"},

@@ -34,7 +34,7 @@ class Exact {
     check_tensor(given_.activations, dtype_of<Real>(), {graph_.num_edges, -1},
                  "activations: expected a contiguous tensor (edges, units) of the type of x");
     units_ = given_.activations.size(1), columns_ = graph_.sizes.paths * graph_.channels;
-    require(units_ > 0, "activations: expected at least one unit");
+    expect_message(units_ > 0, "activations: expected at least one unit");
     check_tensor(given_.matrix, dtype_of<Real>(), {units_, columns_},
                  "matrix: expected a contiguous tensor (units, paths * channels) of the type of x");
     activations_ = given_.activations.data<Real>(), matrix_ = given_.matrix.data<Real>();
@@ -158,7 +158,7 @@ class Exact {
 void message_exact(StableIValue* stack, uint64_t, uint64_t) {
   const Arguments args(stack);
   if (args.x.dtype() == aoti_torch_dtype_float64()) return Exact<double>(args).forward(stack);
-  require(args.x.dtype() == aoti_torch_dtype_float32(), "x: expected float32 or float64");
+  expect_message(args.x.dtype() == aoti_torch_dtype_float32(), "x: expected float32 or float64");
   Exact<float>(args).forward(stack);
 }
 
@@ -168,7 +168,7 @@ void message_exact_backward(StableIValue* stack, uint64_t, uint64_t) {
   const bool need_x = abi::from_stack<bool>(stack[12]), need_matrix = abi::from_stack<bool>(stack[13]);
   if (args.x.dtype() == aoti_torch_dtype_float64())
     return Exact<double>(args).backward(grad, need_x, need_matrix, stack);
-  require(args.x.dtype() == aoti_torch_dtype_float32(), "x: expected float32 or float64");
+  expect_message(args.x.dtype() == aoti_torch_dtype_float32(), "x: expected float32 or float64");
   Exact<float>(args).backward(grad, need_x, need_matrix, stack);
 }
 

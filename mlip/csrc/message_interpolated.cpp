@@ -28,7 +28,7 @@ struct Arguments {
     check_tensor(table, dtype_of<Real>(), {-1, graph.channels / lanes, graph.sizes.paths, 3, lanes},
                  "table: expected a contiguous tensor made by pack_table, of the type of x");
     check_tensor(knot, aoti_torch_dtype_int64(), {graph.num_edges}, "knot: expected a contiguous int64 tensor (edges,)");
-    require(all_below(knot.data<int64_t>(), graph.num_edges, table.size(0) - 1),
+    expect_message(all_below(knot.data<int64_t>(), graph.num_edges, table.size(0) - 1),
             "knot: expected indices of knots that have a next one");
     args.weights = weights.data<Real>(), args.knot = knot.data<int64_t>(), args.table = table.data<Real>();
     return graph;
@@ -73,7 +73,7 @@ void backward(const Arguments& given, const Messages& grad, bool need_x, StableI
 void message_interpolated(StableIValue* stack, uint64_t, uint64_t) {
   const Arguments args(stack);
   if (args.x.dtype() == aoti_torch_dtype_float64()) return forward<double>(args, stack);
-  require(args.x.dtype() == aoti_torch_dtype_float32(), "x: expected float32 or float64");
+  expect_message(args.x.dtype() == aoti_torch_dtype_float32(), "x: expected float32 or float64");
   forward<float>(args, stack);
 }
 
@@ -82,7 +82,7 @@ void message_interpolated_backward(StableIValue* stack, uint64_t, uint64_t) {
   const Arguments args(stack + 4);
   const bool need_x = abi::from_stack<bool>(stack[13]);
   if (args.x.dtype() == aoti_torch_dtype_float64()) return backward<double>(args, grad, need_x, stack);
-  require(args.x.dtype() == aoti_torch_dtype_float32(), "x: expected float32 or float64");
+  expect_message(args.x.dtype() == aoti_torch_dtype_float32(), "x: expected float32 or float64");
   backward<float>(args, grad, need_x, stack);
 }
 

@@ -13,7 +13,7 @@
 
 namespace mlip {
 
-inline void require(bool condition, const char* message) {
+inline void expect_message(bool condition, const char* message) {
   if (!condition) throw std::invalid_argument(std::string("message: ") + message);
 }
 
@@ -29,7 +29,7 @@ inline void check_tensor(const abi::Tensor& tensor, int32_t dtype, std::initiali
                tensor.ndim() == static_cast<int64_t>(shape.size());
   for (int axis = 0; right && axis < static_cast<int>(shape.size()); axis++)
     right = shape.begin()[axis] < 0 || tensor.size(axis) == shape.begin()[axis];
-  require(right, message);
+  expect_message(right, message);
 }
 
 inline bool all_below(const int64_t* values, int64_t count, int64_t bound) {
@@ -42,7 +42,7 @@ inline const PathSizes& sizes_of(int64_t hidden, int64_t harmonics) {
   static constexpr PathSizes sizes[3][3] = {{path_sizes<0, 1>, path_sizes<0, 2>, path_sizes<0, 3>},
                                             {path_sizes<1, 1>, path_sizes<1, 2>, path_sizes<1, 3>},
                                             {{}, path_sizes<2, 2>, path_sizes<2, 3>}};
-  require(hidden >= 0 && hidden <= 2 && harmonics >= 1 && harmonics <= 3 && hidden <= harmonics,
+  expect_message(hidden >= 0 && hidden <= 2 && harmonics >= 1 && harmonics <= 3 && hidden <= harmonics,
           "hidden, harmonics: expected degrees 0 <= hidden <= 2 and hidden <= harmonics, 1 <= harmonics <= 3");
   return sizes[hidden][harmonics - 1];
 }
@@ -61,7 +61,7 @@ const MessageTable<Real>& kernels_of(int64_t hidden, int64_t harmonics) {
 inline void check_offsets(const int64_t* offsets, int64_t num_atoms, int64_t num_edges) {
   bool ascending = num_atoms >= 0 && offsets[0] == 0 && offsets[num_atoms] == num_edges;
   for (int64_t i = 0; i < num_atoms; i++) ascending &= offsets[i] <= offsets[i + 1];
-  require(ascending, "offsets: expected ascending numbers from 0 to the number of edges");
+  expect_message(ascending, "offsets: expected ascending numbers from 0 to the number of edges");
 }
 
 // The graph of a message and its numbers.
@@ -77,7 +77,7 @@ struct MessageGraph {
     check_tensor(x, dtype_of<Real>(), {-1, sizes.components_x, -1},
                  "x: expected a contiguous tensor (atoms, (hidden + 1)^2, channels) on the CPU");
     num_atoms = x.size(0), channels = x.size(2);
-    require(channels > 0 && channels % (64 / static_cast<int64_t>(sizeof(Real))) == 0,
+    expect_message(channels > 0 && channels % (64 / static_cast<int64_t>(sizeof(Real))) == 0,
             "x: expected a multiple of 16 (float32) or 8 (float64) channels");
     check_tensor(neighbor, aoti_torch_dtype_int64(), {-1}, "neighbor: expected a contiguous int64 tensor (edges,)");
     num_edges = neighbor.size(0);
@@ -87,7 +87,7 @@ struct MessageGraph {
                  "offsets: expected a contiguous int64 tensor (atoms + 1,)");
     const auto* bounds = offsets.data<int64_t>();
     check_offsets(bounds, num_atoms, num_edges);
-    require(all_below(neighbor.data<int64_t>(), num_edges, num_atoms), "neighbor: expected indices of atoms");
+    expect_message(all_below(neighbor.data<int64_t>(), num_edges, num_atoms), "neighbor: expected indices of atoms");
     args.num_atoms = num_atoms, args.channels = channels;
     args.offsets = bounds, args.neighbor = neighbor.data<int64_t>();
     args.x = x.data<Real>(), args.coupling = coupling.data<Real>();

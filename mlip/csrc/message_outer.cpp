@@ -76,7 +76,7 @@ struct Outer {
 void neighbor_outer(StableIValue* stack, uint64_t, uint64_t) {
   const Arguments args(stack);
   if (args.left.dtype() == aoti_torch_dtype_float64()) return Outer<double>(args).forward(stack);
-  require(args.left.dtype() == aoti_torch_dtype_float32(), "left: expected float32 or float64");
+  expect_message(args.left.dtype() == aoti_torch_dtype_float32(), "left: expected float32 or float64");
   Outer<float>(args).forward(stack);
 }
 
@@ -84,7 +84,7 @@ void neighbor_outer_backward(StableIValue* stack, uint64_t, uint64_t) {
   const abi::Tensor grad(stack[0]);
   const Arguments args(stack + 1);
   if (args.left.dtype() == aoti_torch_dtype_float64()) return Outer<double>(args).backward(grad, stack);
-  require(args.left.dtype() == aoti_torch_dtype_float32(), "left: expected float32 or float64");
+  expect_message(args.left.dtype() == aoti_torch_dtype_float32(), "left: expected float32 or float64");
   Outer<float>(args).backward(grad, stack);
 }
 
