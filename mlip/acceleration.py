@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -36,6 +37,42 @@ def chosen_backend(backend: str | None) -> str:
     return name
 
 
+class _Parts:
+    """The modules and tensors that a model is made of."""
+
+    def __init__(self, model: EnergyModel) -> None:
+        self.model = model
+        self.parameters = list(model.parameters())
+        self._tensors = [*self.parameters, *model.buffers()]
+        self._places: list[tuple[dict[str, Any], str, object]] = [
+            (place, name, part)
+            for module in model.modules()
+            for place in (module._modules, module._parameters, module._buffers)
+            for name, part in place.items()
+        ]
+
+    def are_those_of(self, model: EnergyModel) -> bool:
+        """Whether nothing was replaced."""
+        return self.model is model and all(place.get(name) is part for place, name, part in self._places)
+
+    def versions(self) -> list[tuple[int, int]]:
+        """Where the tensors are, and the count of their changes in place."""
+        return [(tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version) for tensor in self._tensors]
+
+    def memory(self) -> list[Tensor]:
+        """What keeps the memory of the tensors from being used for others."""
+        return [tensor.detach() for tensor in self._tensors]
+
+
+class _Kept(NamedTuple):
+    """An evaluator, and what it was made from."""
+
+    parts: _Parts
+    versions: list[tuple[int, int]] | None = None
+    memory: list[Tensor] | None = None
+    evaluator: Evaluator | None = None
+
+
 class Acceleration:
     """Chooses and keeps the evaluator of one model.
 
@@ -54,21 +91,21 @@ class Acceleration:
         if radial not in (None, *RADIALS):
             raise InputError(f"radial {radial!r}: expected one of {', '.join(RADIALS)}")
         self.backend, self.radial = backend, radial
-        self._forget()
+        self._kept: _Kept | None = None
 
-    def _forget(self) -> None:
-        self._model: EnergyModel | None = None
-        self._evaluator: Evaluator | None = None
-        self._parameters: list[Tensor] = []
-        self._state: object = None
+    def forget(self) -> None:
+        """Make the evaluator anew at the next evaluation: after changes through `parameter.data`, which leave no trace.
+
+        All other changes of a model are noticed.
+        """
+        self._kept = None
 
     def __getstate__(self) -> dict[str, object]:
         """Copies and pickles make their own evaluator."""
         return {"backend": self.backend, "radial": self.radial}
 
     def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__.update(state)
-        self._forget()
+        self.__dict__.update(state, _kept=None)
 
     def radial_functions(self, model: EnergyModel) -> str:
         """ "exact" or "table", as the evaluator of `model` takes them."""
@@ -79,19 +116,23 @@ class Acceleration:
     def evaluator(self, model: EnergyModel) -> Evaluator:
         """What gives the energies of `model` and their first derivatives by positions and cell.
 
-        A model whose parameters need gradients, because it is trained, is its own evaluator.
+        A model whose parameters need gradients, because it is trained, is its own evaluator; so is one made in
+        inference mode, which has no derivatives. Several threads may ask at the same time.
         """
         if chosen_backend(self.backend) == "reference":
             return model
-        if self._model is not model:
-            self._forget()
-            self._model, self._parameters = model, list(model.parameters())
-        if any(parameter.requires_grad for parameter in self._parameters):
-            return model  # in training
-        state = [(parameter.data_ptr(), parameter._version) for parameter in self._parameters]
-        if state != self._state:
-            self._evaluator, self._state = self._verified(model), state
-        return self._evaluator or model
+        kept = self._kept
+        if kept is None or not kept.parts.are_those_of(model):
+            kept = _Kept(_Parts(model))
+        if any(parameter.requires_grad or parameter.is_inference() for parameter in kept.parts.parameters):
+            evaluator: Evaluator | None = None  # in training
+        elif kept.versions != (versions := kept.parts.versions()):
+            evaluator = self._verified(model)
+            kept = _Kept(kept.parts, versions, kept.parts.memory(), evaluator)
+        else:
+            evaluator = kept.evaluator
+        self._kept = kept
+        return evaluator or model
 
     def _verified(self, model: EnergyModel) -> Evaluator | None:
         radial = self.radial or ("table" if model.dtype == torch.float32 else "exact")

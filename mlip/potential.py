@@ -167,8 +167,9 @@ class Potential(nn.Module):
                 f"a potential takes an AtomGraph, not {type(graph).__name__}; make one with "
                 "mlip.convert.atoms_to_graph(atoms, potential.cutoff), or use mlip.MLIPCalculator"
             )
-        if (forces or stress) and torch.is_inference_mode_enabled():
-            with torch.inference_mode(False):  # inside that mode the derivatives would all be zero
+        if torch.is_inference_mode_enabled():
+            # Inside that mode derivatives would all be zero, and what is kept for later could not be used outside.
+            with torch.inference_mode(False), torch.no_grad():
                 return self.forward(AtomGraph(*(t.clone() for t in graph)), forces, stress, training)
         with torch.set_grad_enabled(forces or stress or torch.is_grad_enabled()):
             graph_in, inputs = differentiable(graph, forces, stress)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from mlip import ops
 
@@ -21,12 +20,14 @@ if TYPE_CHECKING:
 
 #: Candidates for the number of knots, and the error that decides: the largest deviation of a derivative between the
 #: knots, beyond 1 Å, relative to the largest derivative there. With MACE-MP-0 (4097 knots in float64) forces on
-#: crystals and molecules are right to 2e-7 eV/Å; in float32 the table is as exact as the arithmetic.
+#: crystals are right to 2e-7 eV/Å, on molecules of hydrogen to 5e-7; in float32 the table is as exact as the arithmetic.
 KNOTS = (257, 513, 1025, 2049, 4097, 8193)
 DERIVATIVE_TOLERANCE = {torch.float64: 4e-7, torch.float32: 4e-6}
 RELEVANT = 1.0
 #: Bytes of the tables of one layer beyond which the exact functions are used: many elements with a distance transform.
 LARGEST_TABLE = 2**28
+#: Bytes of the tables kept for sets of elements met before.
+LARGEST_KEPT = 2**30
 #: Stands for distance zero, where sin(x)/x and powers can't be evaluated.
 NEAR_ZERO = 1e-6
 
@@ -68,15 +69,23 @@ class RadialTables:
         return Place(weights.to(self.dtype), knot, tables)
 
     def _tables(self, elements: tuple[int, ...]) -> list[Tensor] | None:
-        if elements not in self._made:
+        tables = self._made.get(elements)
+        if tables is None:
             columns = max(len(layer.interaction.message.paths) * layer.sent.channels for layer in self.layers)
             bytes_each = 3 * self.knots * len(elements) ** 2 * columns * self.dtype.itemsize
             if bytes_each > LARGEST_TABLE:
                 return None
-            if len(self._made) > 8:
-                self._made.clear()
-            self._made[elements] = [self._table(layer, elements) for layer in self.layers]
-        return self._made[elements]
+            tables = [self._table(layer, elements) for layer in self.layers]
+            self._keep(elements, tables)
+        return tables
+
+    def _keep(self, elements: tuple[int, ...], tables: list[Tensor]) -> None:
+        """Keep the tables made last, as many as fit into `LARGEST_KEPT`; other threads may read them."""
+        made = self._made | {elements: tables}
+        size = {key: sum(t.numel() * t.element_size() for t in kept) for key, kept in made.items()}
+        while len(made) > 1 and sum(size[key] for key in made) > LARGEST_KEPT:
+            made.pop(next(iter(made)))
+        self._made = made
 
     def _table(self, layer: Layer, elements: tuple[int, ...]) -> Tensor:
         """All pairs of elements one after the other, each `knots` rows."""
@@ -97,12 +106,16 @@ class RadialTables:
     def _functions(self, layer: Layer, pair: tuple[int, int], r: Tensor) -> tuple[Tensor, Tensor]:
         """Radial functions (n, paths * C) and their derivatives at distances (n,)."""
         species = torch.tensor(pair).unsqueeze(1).expand(2, len(r))
-
-        with forward_ad.dual_level():
-            basis, envelope = self.model.radial(forward_ad.make_dual(r, torch.ones_like(r)), species)
+        with torch.enable_grad():
+            # The derivative of all functions is that of a gradient by its seed; forward mode is one for all threads.
+            r = r.detach().requires_grad_(True)
+            basis, envelope = self.model.radial(r, species)
             functions = layer.interaction.message.radial(basis)
-            values, slopes = forward_ad.unpack_dual(functions if envelope is None else functions * envelope)
-        return values, slopes
+            values = functions if envelope is None else functions * envelope
+            seed = torch.zeros_like(values, requires_grad=True)
+            (gradient,) = torch.autograd.grad(values, r, seed, create_graph=True)
+            (slopes,) = torch.autograd.grad(gradient, seed, torch.ones_like(gradient))
+        return values.detach(), slopes
 
     def _enough_knots(self) -> int:
         """The least candidate whose interpolated derivatives are right between the knots, for all layers."""

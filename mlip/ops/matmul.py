@@ -42,7 +42,7 @@ class _Matmul(torch.autograd.Function):
         return torch.ops.mlip.matmul(x, matrix)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         need_x, need_matrix = ctx.needs_input_grad
         found = torch.ops.mlip.matmul_backward(grad.contiguous(), *ctx.saved_tensors, need_x, need_matrix)
         return found[0] if need_x else None, found[1] if need_matrix else None

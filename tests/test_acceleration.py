@@ -1,0 +1,154 @@
+"""The evaluator kept for a model is never that of another state of it, whichever way the model changed."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from ase.build import bulk
+from torch.autograd import forward_ad
+
+import mlip
+from mlip.acceleration import Acceleration
+from mlip.convert import atoms_to_graph
+from mlip.graph import AtomGraph
+from mlip.models import MACE, radial_tables
+from mlip.models.compiled_mace import CompiledMACE
+from mlip.potential import Potential
+
+pytestmark = pytest.mark.skipif(not mlip.compiled, reason="the extension is not built")
+
+ELEMENTS = (6, 14)
+
+
+def make(radial: str = "exact", **options: Any) -> Potential:
+    torch.manual_seed(3)
+    options = {"hidden_irreps": "16x0e+16x1o", "l_max": 1, "correlation": 2, "radial_mlp": (8,)} | options
+    potential = Potential(MACE(ELEMENTS, 4.0, **options), dict.fromkeys(ELEMENTS, 0.0))
+    potential.acceleration = Acceleration("compiled", radial)
+    return potential.double().requires_grad_(False)
+
+
+def graph_of(symbols: str = "SiC") -> AtomGraph:
+    atoms = bulk("SiC", "zincblende", a=4.5)
+    atoms.symbols = symbols
+    atoms.rattle(0.1, seed=1)
+    return atoms_to_graph(atoms, 4.0)
+
+
+def assert_up_to_date(potential: Potential, tolerance: float = 1e-12) -> None:
+    """The energy is that of plain torch, and comes from compiled operators."""
+    energy = potential(graph_of()).energy
+    assert isinstance(potential.acceleration.evaluator(potential.model), CompiledMACE)
+    other = copy.deepcopy(potential)
+    other.acceleration = Acceleration("reference")
+    assert torch.allclose(energy, other(graph_of()).energy, rtol=tolerance, atol=tolerance)
+
+
+def assign_weights(potential: Potential) -> None:
+    state = {k: 1.5 * v if v.is_floating_point() else v for k, v in potential.state_dict().items()}
+    potential.load_state_dict(state, assign=True)
+    potential.requires_grad_(False)
+
+
+def replace_layer(potential: Potential) -> None:
+    layer = copy.deepcopy(potential.model.layers[0])  # type: ignore[index]
+    for parameter in layer.parameters():
+        parameter.data *= 1.5
+    potential.model.layers[0] = layer  # type: ignore[index,operator]
+
+
+def change_buffer(potential: Potential) -> None:
+    potential.model.get_buffer("radial.basis.frequencies").mul_(1.1)
+
+
+def round_weights(potential: Potential) -> None:
+    potential.to(torch.float32).to(torch.float64)
+
+
+def change_data_and_forget(potential: Potential) -> None:
+    for parameter in potential.parameters():
+        parameter.data *= 1.1
+    potential.acceleration.forget()
+
+
+@pytest.mark.parametrize(
+    "change", [assign_weights, replace_layer, change_buffer, round_weights, change_data_and_forget]
+)
+def test_changes_are_noticed(change: Callable[[Potential], None]) -> None:
+    potential = make()
+    for parameter in potential.parameters():
+        parameter.data *= 1 + 1e-9 * torch.rand_like(parameter)
+    before = potential(graph_of()).energy
+    change(potential)
+    assert not torch.equal(potential(graph_of()).energy, before)
+    assert_up_to_date(potential)
+
+
+@pytest.mark.parametrize("radial", ["exact", "table"])
+def test_first_used_in_inference_mode(radial: str) -> None:
+    potential = make(radial)
+    with torch.inference_mode():
+        energy = potential(graph_of(), forces=False, stress=False).energy
+    assert torch.allclose(potential(graph_of()).energy, energy, rtol=1e-14)
+    assert_up_to_date(potential, 1e-6)
+
+
+def test_made_in_inference_mode() -> None:
+    """Such a model has no derivatives; its energy is that of plain torch."""
+    with torch.inference_mode():
+        potential = make()
+        energy = potential(graph_of(), forces=False, stress=False).energy
+    assert torch.allclose(energy, make()(graph_of()).energy, rtol=1e-12)
+    assert potential.acceleration.evaluator(potential.model) is potential.model
+
+
+def test_tables_are_made_while_forward_mode_is_on() -> None:
+    energy = make("table")(graph_of()).energy
+    with forward_ad.dual_level():
+        assert torch.equal(make("table")(graph_of()).energy, energy)
+
+
+def test_threads_share_a_potential(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while tables for other elements are made and forgotten."""
+    monkeypatch.setattr(radial_tables, "LARGEST_KEPT", 1)
+    graphs = [graph_of(symbols) for symbols in ("SiC", "Si2", "C2")]
+    potential = make("table", distance_transform="Soft")
+    wanted = [potential(graph).energy for graph in graphs]
+    potential = make("table", distance_transform="Soft")
+    got: list[bool] = []
+
+    def work(first: int) -> None:
+        for k in range(6):
+            number = (first + k) % 3
+            got.append(torch.equal(potential(graphs[number]).energy, wanted[number]))
+
+    threads = [threading.Thread(target=work, args=(first,)) for first in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert got == [True] * 24
+
+
+def test_tables_kept_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    potential = make("table", distance_transform="Soft")
+    graphs = {symbols: graph_of(symbols) for symbols in ("Si2", "C2", "SiC")}
+
+    def kept() -> list[tuple[int, ...]]:
+        evaluator = potential.acceleration.evaluator(potential.model)
+        assert isinstance(evaluator, CompiledMACE) and evaluator.tables is not None
+        return list(evaluator.tables._made)
+
+    for graph in graphs.values():
+        potential(graph)
+    assert {(1,), (0,), (0, 1)} <= set(kept())
+    monkeypatch.setattr(radial_tables, "LARGEST_KEPT", 1)
+    potential.acceleration.forget()
+    for graph in graphs.values():
+        potential(graph)
+    assert kept() == [(0, 1)]
