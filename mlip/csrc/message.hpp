@@ -16,6 +16,7 @@ namespace mlip {
 template <class Real>
 struct MessageArguments {
   int64_t num_atoms = 0, channels = 0;
+  int64_t components_x = 0;           // of x, where kernels do not know it (message_general.hpp)
   const int64_t* offsets = nullptr;   // (num_atoms + 1,) edges of center i are offsets[i] ... offsets[i + 1]
   const int64_t* neighbor = nullptr;  // (edges,)
   const Real* x = nullptr;            // (num_atoms, components, channels)

@@ -14,8 +14,6 @@ constexpr const char* backward_schema =
     "message_exact_backward(Tensor grad_0, Tensor grad_1, Tensor grad_2, Tensor grad_3, "
     MLIP_EXACT_ARGUMENTS ", bool need_x, bool need_matrix) -> (Tensor, Tensor, Tensor, Tensor)";
 
-constexpr int64_t edges_at_once = 96;
-
 struct Arguments {
   explicit Arguments(const StableIValue* stack)
       : x(stack[0]), coupling(stack[1]), activations(stack[2]), matrix(stack[3]), neighbor(stack[4]), offsets(stack[5]),
@@ -47,8 +45,8 @@ class Exact {
     for (int64_t path = 0; path < graph_.sizes.paths; path++)
       gemm_.pack(matrix_ + path * graph_.channels, units_, graph_.channels, columns_, 1, &packed[path * path_size]);
     abi::parallel_for(0, graph_.num_atoms, 8, [&](int64_t begin, int64_t end) {
-      std::vector<Real> radial(most_edges(begin, end) * graph_.sizes.paths * gemm_.tile);
-      for_blocks(begin, end, [&](int64_t first, int64_t last) {
+      std::vector<Real> radial(most_edges(args_.offsets, begin, end) * graph_.sizes.paths * gemm_.tile);
+      for_blocks(args_.offsets, begin, end, [&](int64_t first, int64_t last) {
         forward_block(first, last, packed.data(), path_size, radial.data());
       });
     });
@@ -92,24 +90,6 @@ class Exact {
   }
 
  private:
-  // Calls body(first center, end) for runs of centers of at most `edges_at_once` edges, or of a single center.
-  template <class Body>
-  void for_blocks(int64_t begin, int64_t end, const Body& body) const {
-    for (int64_t first = begin; first < end;) {
-      int64_t last = first + 1;
-      while (last < end && args_.offsets[last + 1] - args_.offsets[first] <= edges_at_once) last++;
-      body(first, last);
-      first = last;
-    }
-  }
-
-  // Edges of the largest block.
-  int64_t most_edges(int64_t begin, int64_t end) const {
-    int64_t most = std::min(edges_at_once, args_.offsets[end] - args_.offsets[begin]);
-    for (int64_t i = begin; i < end; i++) most = std::max(most, args_.offsets[i + 1] - args_.offsets[i]);
-    return most;
-  }
-
   // One tile of channels at a time: the radial functions of all edges and paths, then the messages.
   void forward_block(int64_t begin, int64_t end, const Real* packed, int64_t path_size, Real* radial) const {
     const int64_t edge = args_.offsets[begin], edges = args_.offsets[end] - edge, tile = gemm_.tile;
@@ -125,12 +105,12 @@ class Exact {
   }
 
   void backward_range(int64_t begin, int64_t end, Real* grad_x, Real* grad_matrix) const {
-    const int64_t most = most_edges(begin, end);
+    const int64_t most = most_edges(args_.offsets, begin, end);
     const std::unique_ptr<Real[]> radial(new Real[most * columns_]), grad_radial(new Real[most * columns_]);
     std::vector<Real> packed(grad_matrix ? packed_size<Real>(most, columns_) : 0);
     auto args = args_;
     args.grad_x = grad_x, args.path_stride = graph_.channels, args.edge_stride = columns_;
-    for_blocks(begin, end, [&](int64_t first, int64_t last) {
+    for_blocks(args_.offsets, begin, end, [&](int64_t first, int64_t last) {
       const int64_t edge = args.offsets[first], edges = args.offsets[last] - edge;
       const Real* activations = activations_ + edge * units_;
       gemm_.multiply(edges, columns_, units_, activations, units_, 1, packed_.data(), radial.get(), columns_, false);

@@ -120,6 +120,24 @@ void check_gradients(const MessageGraph& graph, const Messages& grad, MessageArg
   }
 }
 
+// Calls body(first center, end) for runs of centers of at most `edges_at_once` edges, or of a single center.
+constexpr int64_t edges_at_once = 96;
+template <class Body>
+void for_blocks(const int64_t* offsets, int64_t begin, int64_t end, const Body& body) {
+  for (int64_t first = begin; first < end;) {
+    int64_t last = first + 1;
+    while (last < end && offsets[last + 1] - offsets[first] <= edges_at_once) last++;
+    body(first, last);
+    first = last;
+  }
+}
+// Edges of the largest such run.
+inline int64_t most_edges(const int64_t* offsets, int64_t begin, int64_t end) {
+  int64_t most = std::min(edges_at_once, offsets[end] - offsets[begin]);
+  for (int64_t i = begin; i < end; i++) most = std::max(most, offsets[i + 1] - offsets[i]);
+  return most;
+}
+
 // Centers in pieces of about equal numbers of edges. How many depends on the number of atoms alone, so that sums over
 // the pieces, taken in their order, do not depend on the number of threads.
 constexpr int64_t max_pieces = 32;

@@ -131,9 +131,7 @@ def message_interpolated(
             harmonics,
         )
         return list(messages[: harmonics + 1])
-    entries = table.permute(0, 2, 3, 1, 4).flatten(3)  # knots, paths, value or slope or difference, channels
-    near = torch.cat([entries[knot], entries[knot + 1, :, 1:2]], dim=2)
-    radial = (weights[:, None, :, None] * near).sum(2)
+    radial = interpolated_radial(weights, knot, table)
     return message_reference(x, coupling, radial, neighbor, offsets, hidden, harmonics)
 
 
@@ -195,11 +193,18 @@ def neighbor_outer(left: Tensor, right: Tensor, offsets: Tensor) -> Tensor:
     """
     if _extension.compiled and left.device.type == "cpu" and left.dtype in (torch.float32, torch.float64):
         return torch.ops.mlip.neighbor_outer(left.contiguous(), right.contiguous(), offsets)
-    center = _centers(offsets)
+    center = edge_centers(offsets)
     return segment_sum(left[:, :, None] * right[:, None], center, offsets.shape[0] - 1).movedim(1, 0).contiguous()
 
 
-def _centers(offsets: Tensor) -> Tensor:
+def interpolated_radial(weights: Tensor, knot: Tensor, table: Tensor) -> Tensor:
+    """Radial functions (E, paths, C) from a table of :func:`pack_table`, in plain torch."""
+    entries = table.permute(0, 2, 3, 1, 4).flatten(3)  # knots, paths, value or slope or difference, channels
+    near = torch.cat([entries[knot], entries[knot + 1, :, 1:2]], dim=2)
+    return (weights[:, None, :, None] * near).sum(2)
+
+
+def edge_centers(offsets: Tensor) -> Tensor:
     """Center of each edge, (E,)."""
     return torch.repeat_interleave(torch.arange(offsets.shape[0] - 1, device=offsets.device), offsets.diff())
 
@@ -208,7 +213,7 @@ def message_reference(
     x: Tensor, coupling: Tensor, radial: Tensor, neighbor: Tensor, offsets: Tensor, hidden: int, harmonics: int
 ) -> list[Tensor]:
     """Messages in plain torch, for any degrees, with radial functions (E, paths, C); see the other arguments above."""
-    center = _centers(offsets)
+    center = edge_centers(offsets)
     features = x.index_select(0, neighbor).split([2 * l1 + 1 for l1 in range(hidden + 1)], dim=1)
     where = _columns(hidden, harmonics)
     collected: list[list[Tensor]] = [[] for _ in range(harmonics + 1)]
