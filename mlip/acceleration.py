@@ -109,9 +109,7 @@ class Acceleration:
 
     def radial_functions(self, model: EnergyModel) -> str:
         """ "exact" or "table", as the evaluator of `model` takes them."""
-        if self.evaluator(model) is model:
-            return "exact"
-        return self.radial or ("table" if model.dtype == torch.float32 else "exact")
+        return getattr(self.evaluator(model), "radial_functions", "exact")
 
     def evaluator(self, model: EnergyModel) -> Evaluator:
         """What gives the energies of `model` and their first derivatives by positions and cell.

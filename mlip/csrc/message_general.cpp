@@ -56,7 +56,7 @@ MessageProgram read_program(const abi::Tensor& tensor, int64_t components_x, int
   for (auto& path : program.paths)
     path.into = std::count_if(program.paths.begin(), program.paths.end(),
                               [&](const GeneralPath& other) { return other.row == path.row; });
-  require(right && program.rows == rows,
+  expect_message(right && program.rows == rows,
           "program, rows: expected paths within x with 1, 3, ... 23 components, blocks in ascending order, and the sum "
           "of the messages' components");
   return program;
@@ -82,7 +82,7 @@ struct Graph {
     check_tensor(given.x, dtype_of<Real>(), {-1, -1, -1},
                  "x: expected a contiguous tensor (atoms, components, channels) on the CPU");
     args.num_atoms = given.x.size(0), args.components_x = given.x.size(1), args.channels = given.x.size(2);
-    require(args.channels > 0 && args.channels % lanes == 0,
+    expect_message(args.channels > 0 && args.channels % lanes == 0,
             "x: expected a multiple of 16 (float32) or 8 (float64) channels");
     program = read_program(given.program, args.components_x, given.rows);
     paths = static_cast<int64_t>(program.paths.size()), columns = paths * args.channels;
@@ -94,7 +94,7 @@ struct Graph {
                  "offsets: expected a contiguous int64 tensor (atoms + 1,)");
     args.offsets = given.offsets.data<int64_t>(), args.neighbor = given.neighbor.data<int64_t>();
     check_offsets(args.offsets, args.num_atoms, num_edges);
-    require(all_below(args.neighbor, num_edges, args.num_atoms), "neighbor: expected indices of atoms");
+    expect_message(all_below(args.neighbor, num_edges, args.num_atoms), "neighbor: expected indices of atoms");
     args.x = given.x.data<Real>(), args.coupling = given.coupling.data<Real>();
   }
 };
@@ -110,7 +110,7 @@ class Perceptron {
     check_tensor(activations_, dtype_of<Real>(), {graph.num_edges, -1},
                  "activations: expected a contiguous tensor (edges, units) of the type of x");
     units_ = activations_.size(1), columns_ = graph.columns, channels_ = graph.args.channels;
-    require(units_ > 0, "activations: expected at least one unit");
+    expect_message(units_ > 0, "activations: expected at least one unit");
     check_tensor(matrix_, dtype_of<Real>(), {units_, columns_},
                  "matrix: expected a contiguous tensor (units, paths * channels) of the type of x");
     path_size_ = packed_size<Real>(units_, channels_);
@@ -182,7 +182,7 @@ class Interpolation {
     check_tensor(table_, dtype_of<Real>(), {-1, graph.args.channels / lanes, graph.paths, 3, lanes},
                  "table: expected a contiguous tensor made by pack_table, of the type of x");
     check_tensor(knot_, aoti_torch_dtype_int64(), {graph.num_edges}, "knot: expected a contiguous int64 tensor (edges,)");
-    require(all_below(knot_.data<int64_t>(), graph.num_edges, table_.size(0) - 1),
+    expect_message(all_below(knot_.data<int64_t>(), graph.num_edges, table_.size(0) - 1),
             "knot: expected indices of knots that have a next one");
     graph.args.weights = weights_.template data<Real>(), graph.args.knot = knot_.data<int64_t>();
     graph.args.table = table_.template data<Real>();
@@ -292,7 +292,7 @@ void message(StableIValue* stack, uint64_t, uint64_t) {
     return forward<double>(given, radial, stack);
   }
   Radial<float> radial(stack + 2);
-  require(given.x.dtype() == aoti_torch_dtype_float32(), "x: expected float32 or float64");
+  expect_message(given.x.dtype() == aoti_torch_dtype_float32(), "x: expected float32 or float64");
   forward<float>(given, radial, stack);
 }
 
@@ -308,7 +308,7 @@ void message_backward(StableIValue* stack, uint64_t, uint64_t) {
     return backward<double>(grad, given, radial, need_x, need_matrix, stack);
   }
   Radial<float> radial(stack + 3);
-  require(given.x.dtype() == aoti_torch_dtype_float32(), "x: expected float32 or float64");
+  expect_message(given.x.dtype() == aoti_torch_dtype_float32(), "x: expected float32 or float64");
   backward<float>(grad, given, radial, need_x, need_matrix, stack);
 }
 

@@ -12,47 +12,26 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor
 
-from mlip import _extension, ops
+from mlip import ops
 from mlip.graph import AtomGraph
 from mlip.models.base import AtomOutputs, Evaluator
-from mlip.models.compiled_layer import CompiledLayer, Interpolation, Pairs, degree_of
-from mlip.models.mace_layer import Interaction, Layer
+from mlip.models.compiled_layer import CompiledLayer
+from mlip.models.compiled_message import Interpolation, Pairs
+from mlip.models.mace_layer import Layer
 from mlip.models.radial_tables import RadialTables
-from mlip.nn.irreps import spherical_irreps
 from mlip.nn.message import Edges
 
 if TYPE_CHECKING:
     from mlip.models.mace import MACE
 
-#: What the message operator has paths for.
-HIGHEST_HIDDEN, HIGHEST_HARMONICS = 2, 3
-
 
 def compiled_mace(model: MACE, radial: str) -> Evaluator | None:
-    """`model` by compiled operators, None where they do not cover its irreps, channels, precision or device."""
-    on_cpu = next(model.parameters()).device.type == "cpu"
-    if not (_extension.compiled and on_cpu and all(_covered(layer, model.dtype) for layer in layers_of(model))):
-        return None
-    return CompiledMACE(model, radial)
+    """`model` by compiled operators, None where they do not cover its precision or device."""
+    return CompiledMACE(model, radial) if ops.runs_compiled(model.embedding) else None
 
 
 def layers_of(model: MACE) -> list[Layer]:
     return cast("list[Layer]", list(model.layers))
-
-
-def _covered(layer: Layer, dtype: torch.dtype) -> bool:
-    top = max(ir.l for ir in layer.options.harmonics)
-    features = (layer.before, layer.sent, layer.after)
-    natural = all(f.irreps == spherical_irreps(degree_of(f)) for f in features)
-    blocked = all(f.channels * dtype.itemsize % 64 == 0 for f in features)
-    return (
-        natural
-        and blocked
-        and layer.options.message_irreps == spherical_irreps(top)
-        and degree_of(layer.sent) <= min(top, HIGHEST_HIDDEN)
-        and 1 <= top <= HIGHEST_HARMONICS
-        and isinstance(layer.interaction, Interaction)
-    )
 
 
 class CompiledMACE:
@@ -65,7 +44,10 @@ class CompiledMACE:
         self.layers = [
             CompiledLayer(layer, None if t else elements, model.dtype) for t, layer in enumerate(layers_of(double))
         ]
-        self.tables = RadialTables(double, layers_of(double), model.dtype) if radial == "table" else None
+        # Those of the gated kind depend on embeddings of both elements.
+        tabulated = radial == "table" and not any(layer.nonlinear for layer in layers_of(double))
+        self.tables = RadialTables(double, layers_of(double), model.dtype) if tabulated else None
+        self.radial_functions = "table" if tabulated else "exact"
 
     def __call__(self, graph: AtomGraph, head: int = 0) -> AtomOutputs:
         model, dtype = self.model, self.model.dtype
@@ -84,17 +66,13 @@ class CompiledMACE:
         # In float64: a distance rounded to float32 may be a thousandth of an interval off.
         place = None if self.tables is None else self.tables.place(distance, of_pair, pairs.present)
         edges = None
-        if place is None or any(layer.density for layer in self.layers):
+        if place is None or any(layer.needs_edges for layer in self.layers):
             edges = Edges(graph.edge_index, harmonics, *model.radial(distance.to(dtype), of_pair))
         x: Tensor | None = None
         features = []
         for t, layer in enumerate(self.layers):
-            if place is not None:
-                x = layer(x, pairs, Interpolation(place.weights, place.knot, place.tables[t]), edges)
-            else:
-                assert edges is not None
-                x = layer(x, pairs, layer.activations(edges.radial, edges.envelope), edges)
-            features.append(x[model.scalars[t]])
+            x = layer(x, pairs, place and Interpolation(place.weights, place.knot, place.tables[t]), edges)
+            features.append(x[model.scalars[t], :, : layer.channels])
         for readout, invariants in zip(model.readouts, features[-len(model.readouts) :], strict=True):
             energy = energy + readout(invariants, head)
         return AtomOutputs(energy=energy, features=torch.cat(features, dim=1))

@@ -93,7 +93,9 @@ class RadialTables:
         parts = [self._at_knots(layer, pair, self.knots) for pair in pairs]
         values, slopes = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         channels = layer.sent.channels
-        values, slopes = (t.unflatten(1, (-1, channels)) for t in (values, slopes * self.spacing))
+        values, slopes = (
+            ops.pad_channels(t.unflatten(1, (-1, channels)), self.dtype, 2) for t in (values, slopes * self.spacing)
+        )
         return ops.pack_table(values, slopes, self.dtype)
 
     def _at_knots(self, layer: Layer, pair: tuple[int, int], knots: int) -> tuple[Tensor, Tensor]:

@@ -212,9 +212,12 @@ class NormalizedMLP(nn.Module):
         self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
         self.norms = nn.ModuleList(nn.LayerNorm(size) for size in sizes[1:-1])
 
+    def hidden(self, x: Tensor) -> Tensor:
+        """Activations (E, sizes[-2]) before the last, linear layer."""
+        for linear, norm in zip(list(self.linears)[:-1], self.norms, strict=True):
+            x = nn.functional.silu(norm(linear(x)))
+        return x
+
     def forward(self, x: Tensor) -> Tensor:
         """(E, sizes[0]) to (E, sizes[-1])."""
-        *hidden, last = self.linears
-        for linear, norm in zip(hidden, self.norms, strict=True):
-            x = nn.functional.silu(norm(linear(x)))
-        return last(x)
+        return self.linears[-1](self.hidden(x))

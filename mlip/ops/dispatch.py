@@ -16,6 +16,18 @@ def runs_compiled(*tensors: Tensor) -> bool:
     return _extension.compiled and all(t.is_cpu and (not t.is_floating_point() or t.dtype in real) for t in tensors)
 
 
+def pad_channels(tensor: Tensor, dtype: torch.dtype, *axes: int) -> Tensor:
+    """`tensor` with zeros at the ends of `axes`, up to whole blocks of 64 bytes of `dtype`: what operators take."""
+    lanes = 64 // dtype.itemsize
+    for axis in axes:
+        missing = -tensor.shape[axis] % lanes
+        if missing:
+            shape = list(tensor.shape)
+            shape[axis] = missing
+            tensor = torch.cat([tensor, tensor.new_zeros(shape)], dim=axis)
+    return tensor
+
+
 def register_no_derivative(operator: str, message: str) -> None:
     """Make a derivative of the operator `mlip::operator` raise NotImplementedError; without it, it would be zero."""
 

@@ -1,9 +1,9 @@
 """Messages of any irreps: as :mod:`mlip.ops.message`, with paths that are data instead of compile-time constants.
 
 Features, harmonics and messages may be of any degrees and parities up to l = 11; paths are listed in a
-:class:`MessageProgram`. The compiled operators (CPU, float32 and float64, whole multiples of 64 bytes of channels) never
-store an (edges x paths x channels) array and have derivatives of any order; all else runs in plain torch. Their results
-do not depend on the number of threads.
+:class:`MessageProgram`. The compiled operators (CPU, float32 and float64, whole multiples of 64 bytes of channels)
+never store an (edges x paths x channels) array and have derivatives of any order; all else runs in plain torch. Their
+results do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mlip import _extension
 from mlip.ops.dispatch import runs_compiled
-from mlip.ops.message import edge_centers, interpolated_radial
+from mlip.ops.message import MAX_HARMONICS, MAX_HIDDEN, edge_centers, interpolated_radial, message_paths
 from mlip.ops.multilinear import register_multilinear
 from mlip.ops.segment import segment_sum
 
@@ -70,6 +70,14 @@ class MessageProgram:
             entries.append([sum(self.dims_in[:i]), n1, n3, block, int(identity)])
         self.rows = sum(self.dims_out[path.block] for path in self.paths)
         self.table = torch.tensor(entries)
+
+    def compile_time(self) -> tuple[int, int] | None:
+        """`hidden` and `harmonics` of `mlip.ops.message` if its kernels have these very paths."""
+        hidden, harmonics = len(self.degrees_in) - 1, len(self.degrees_y) - 1
+        named = [(self.degrees_in[i], self.degrees_y[j], self.degrees_out[block]) for block, i, j in self.paths]
+        covered = hidden <= MAX_HIDDEN and 1 <= harmonics <= MAX_HARMONICS and hidden <= harmonics
+        ascending = self.degrees_in == list(range(hidden + 1)) and self.degrees_y == list(range(harmonics + 1))
+        return (hidden, harmonics) if covered and ascending and named == message_paths(hidden, harmonics) else None
 
     def coupling_matrix(self, wigner_3j: Callable[[int, int, int], Tensor]) -> Tensor:
         """Constant matrix (components of harmonics, K) in float64; see `mlip.ops.message.coupling_matrix`."""
