@@ -11,6 +11,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk, molecule
+from toy_potentials import Toy
 
 import mlip
 from mlip import ops
@@ -21,6 +22,7 @@ from mlip.energy_scale import Reference
 from mlip.errors import InputError
 from mlip.models import MACE
 from mlip.models.base import AtomOutputs
+from mlip.models.mace_layer import NonLinearInteraction
 from mlip.potential import Potential
 from mlip.testing.physics import PotentialPhysics
 
@@ -76,6 +78,11 @@ def make(elements: tuple[int, ...] = (6, 8, 14), dtype: torch.dtype = torch.floa
     torch.manual_seed(2)
     options = {"l_max": 3, "correlation": 3, "radial_mlp": (16, 16), "avg_num_neighbors": 9.0} | options
     model = MACE(elements, 4.5, **options)
+    for interaction in model.modules():
+        if isinstance(interaction, NonLinearInteraction):  # begins without its density, and nearly so without elements
+            torch.nn.init.constant_(interaction.beta, 0.7)
+            torch.nn.init.normal_(interaction.pair.center)
+            torch.nn.init.normal_(interaction.pair.neighbor)
     potential = Potential(model, {z: -10.0 * z for z in elements}, scale=0.8, shift=0.1)
     return potential.requires_grad_(False).to(dtype)
 
@@ -121,7 +128,7 @@ def test_equals_plain_torch(name: str, radial: str, tolerance: float) -> None:
     assert largest_difference(potential, list(structures().values()), radial) < tolerance
 
 
-@pytest.mark.parametrize("name", ["scalars", "vectors", "density"])
+@pytest.mark.parametrize("name", ["scalars", "vectors", "density", "both parities", "odd channels", "gated"])
 @pytest.mark.parametrize("radial", ["exact", "table"])
 def test_single_precision(name: str, radial: str) -> None:
     potential = make(dtype=torch.float32, **MODELS[name])
@@ -156,18 +163,19 @@ class TestTable(PotentialPhysics):
         return with_backend(make((6, 14), **MODELS["density"]), "compiled", "table")
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"hidden_irreps": "10x0e"},
-        {"hidden_irreps": "16x0e+16x1e"},
-        {"hidden_irreps": "16x0e", "l_max": 4, "correlation": 1},
-    ],
-)
-def test_what_has_no_operators_is_evaluated_by_plain_torch(options: dict[str, Any]) -> None:
-    potential = with_backend(make(**options), "compiled")
-    assert potential.acceleration.evaluator(potential.model) is potential.model
-    assert potential.acceleration.radial_functions(potential.model) == "exact"
+def test_what_has_no_operators_is_evaluated_by_plain_torch() -> None:
+    for model in (make(**MODELS["scalars"], dtype=torch.bfloat16).model, Toy().requires_grad_(False)):
+        acceleration = Acceleration("compiled")
+        assert acceleration.evaluator(model) is model
+        assert acceleration.radial_functions(model) == "exact"
+
+
+def test_gated_messages_have_no_table() -> None:
+    """Their radial functions depend on embeddings of both elements."""
+    acceleration = Acceleration("compiled", "table")
+    model = make(**MODELS["gated"]).model
+    assert acceleration.evaluator(model) is not model
+    assert acceleration.radial_functions(model) == "exact"
 
 
 def test_names(monkeypatch: pytest.MonkeyPatch) -> None:

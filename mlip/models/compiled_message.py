@@ -53,8 +53,9 @@ class CompiledMessage:
         self, message: Message, up: ChannelMap, norm: float, elements: Tensor | None, dtype: torch.dtype
     ) -> None:
         outputs = list(dict.fromkeys(out for out, _, _ in message.paths))
-        degrees = ([ir.l for ir in irreps] for irreps in (message.irreps_in, message.harmonics, outputs))
-        self.program = ops.MessageProgram(*degrees, [(outputs.index(out), i, j) for out, i, j in message.paths])
+        paths = [(outputs.index(out), i, j) for out, i, j in message.paths]
+        of_features, of_harmonics = [ir.l for ir in message.irreps_in], [ir.l for ir in message.harmonics]
+        self.program = ops.MessageProgram(of_features, of_harmonics, [ir.l for ir in outputs], paths)
         self.degrees = self.program.compile_time()
         # Y is taken of the vector from center to neighbor here, of the opposite one by the model.
         signs = torch.tensor([(-1.0) ** ir.l for ir in message.harmonics for _ in range(ir.dim)], dtype=torch.float64)
@@ -177,8 +178,7 @@ class Hidden:
 def last_matrix(network: RadialMLP | NormalizedMLP) -> Tensor:
     """Matrix (h, n) of the last layer of a radial network, for the activations of `Hidden`."""
     if isinstance(network, NormalizedMLP):
-        last = network.linears[-1]
-        return torch.cat([last.weight.T, last.bias.unsqueeze(0)])
+        return torch.cat([network.last.weight.T, network.last.bias.unsqueeze(0)])
     weights = list(network.weights)
     gain = SILU_GAIN if len(weights) > 1 else 1.0
     return weights[-1] * (gain / math.sqrt(len(weights[-1])))

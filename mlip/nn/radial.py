@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from ase.data import covalent_radii
@@ -212,6 +213,11 @@ class NormalizedMLP(nn.Module):
         self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
         self.norms = nn.ModuleList(nn.LayerNorm(size) for size in sizes[1:-1])
 
+    @property
+    def last(self) -> nn.Linear:
+        """The layer without activation."""
+        return cast("nn.Linear", self.linears[-1])
+
     def hidden(self, x: Tensor) -> Tensor:
         """Activations (E, sizes[-2]) before the last, linear layer."""
         for linear, norm in zip(list(self.linears)[:-1], self.norms, strict=True):
@@ -220,4 +226,4 @@ class NormalizedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(E, sizes[0]) to (E, sizes[-1])."""
-        return self.linears[-1](self.hidden(x))
+        return self.last(self.hidden(x))
