@@ -44,7 +44,7 @@ class CompiledMACE:
         self.layers = [
             CompiledLayer(layer, None if t else elements, model.dtype) for t, layer in enumerate(layers_of(double))
         ]
-        # Those of the gated kind depend on embeddings of both elements.
+        # Radial functions of the gated kind depend on embeddings of both elements.
         tabulated = radial == "table" and not any(layer.nonlinear for layer in layers_of(double))
         self.tables = RadialTables(double, layers_of(double), model.dtype) if tabulated else None
         self.radial_functions = "table" if tabulated else "exact"
