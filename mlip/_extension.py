@@ -11,6 +11,24 @@ import torch
 
 DISTRIBUTION = "mlip-torch"
 LIBRARY = "_ops.so"
+#: What the package calls; a library that lacks one of them is of an older version.
+OPERATORS = (
+    "cubic_weights",
+    "edge_vectors",
+    "furthest_move",
+    "matmul",
+    "message_exact",
+    "message_exact_general",
+    "message_interpolated",
+    "message_interpolated_general",
+    "neighbor_list",
+    "neighbor_outer",
+    "pairs_within",
+    "row_offsets",
+    "shortest_pair",
+    "spherical_harmonics",
+    "symmetric_contraction",
+)
 
 
 def _candidates() -> Iterator[Path]:
@@ -31,13 +49,18 @@ def _load() -> bool:
     else:
         try:
             torch.ops.load_library(library)
-            return True
         except OSError as error:
             reason = f"{library} could not be loaded ({error})"
+        else:
+            missing = [name for name in OPERATORS if not hasattr(torch.ops.mlip, name)]
+            if not missing:
+                return True
+            reason = f"{library} is older than the package (it has no {', '.join(missing)})"
     warnings.warn(
-        f"The compiled operators of mlip are not available: {reason}. Everything works, but neighbor lists come "
-        f"from matscipy (many times slower, CPU only). To get them, install a C++ compiler and run "
-        f"`pip install --force-reinstall --no-deps --no-cache-dir {DISTRIBUTION}` (or `pip install .` in the sources).",
+        f"The compiled operators of mlip are not available: {reason}. Everything works, but many times slower: "
+        f"networks run in plain torch, and neighbor lists come from matscipy. To get them, install a C++ compiler and "
+        f"run `pip install --force-reinstall --no-deps --no-cache-dir {DISTRIBUTION}` (or `pip install .` in the "
+        "sources).",
         RuntimeWarning,
         stacklevel=2,
     )

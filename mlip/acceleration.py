@@ -16,6 +16,7 @@ from mlip.convert import atoms_to_graph
 from mlip.errors import InputError
 from mlip.graph import AtomGraph
 from mlip.models.base import EnergyModel, Evaluator
+from mlip.ops.dispatch import in_forward_mode
 
 BACKENDS = ("compiled", "reference")
 RADIALS = ("exact", "table")
@@ -115,9 +116,10 @@ class Acceleration:
         """What gives the energies of `model` and their first derivatives by positions and cell.
 
         A model whose parameters need gradients, because it is trained, is its own evaluator; so is one made in
-        inference mode, which has no derivatives. Several threads may ask at the same time.
+        inference mode, which has no derivatives, and any model while derivatives are taken in forward mode. Several
+        threads may ask at the same time.
         """
-        if chosen_backend(self.backend) == "reference":
+        if chosen_backend(self.backend) == "reference" or in_forward_mode():
             return model
         kept = self._kept
         if kept is None or not kept.parts.are_those_of(model):

@@ -13,6 +13,7 @@ from ase.build import bulk
 from torch.autograd import forward_ad
 
 import mlip
+from mlip import ops
 from mlip.acceleration import Acceleration
 from mlip.convert import atoms_to_graph
 from mlip.graph import AtomGraph
@@ -107,10 +108,26 @@ def test_made_in_inference_mode() -> None:
     assert potential.acceleration.evaluator(potential.model) is potential.model
 
 
-def test_tables_are_made_while_forward_mode_is_on() -> None:
-    energy = make("table")(graph_of()).energy
+def test_derivatives_in_forward_mode_are_those_of_plain_torch() -> None:
+    potential, graph = make("table"), graph_of()
+    direction = torch.ones_like(graph.positions).cumsum(0)
+
+    def energy(positions: torch.Tensor) -> torch.Tensor:
+        evaluate = potential.acceleration.evaluator(potential.model)
+        return evaluate(graph._replace(positions=positions)).energy.sum()
+
+    _, slope = torch.func.jvp(energy, (graph.positions,), (direction,))
+    assert abs(float(slope)) > 1e-3
+    assert torch.allclose(slope, -(potential(graph).forces * direction).sum(), atol=1e-6)
     with forward_ad.dual_level():
-        assert torch.equal(make("table")(graph_of()).energy, energy)
+        assert torch.allclose(make("table")(graph).energy, potential(graph).energy)
+
+
+def test_operators_in_forward_mode() -> None:
+    vectors = torch.eye(3, dtype=torch.float64) + 0.1
+    by_rows = torch.autograd.functional.jacobian(lambda v: ops.spherical_harmonics(v, 2)[0], vectors)
+    by_columns = torch.func.jacfwd(lambda v: ops.spherical_harmonics(v, 2)[0])(vectors)
+    assert torch.allclose(by_rows, by_columns)
 
 
 def test_threads_share_a_potential(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,13 @@ def test_library_is_looked_for_beside_the_package_first() -> None:
     assert first == Path(mlip.__file__).with_name("_ops.so")
 
 
+@needs_extension
+def test_an_older_library_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_extension, "OPERATORS", (*_extension.OPERATORS, "not_yet"))
+    with pytest.warns(RuntimeWarning, match=r"_ops.so is older than the package \(it has no not_yet\).*pip install"):
+        assert not _extension._load()
+
+
 def operator_arguments(dtype: torch.dtype = torch.float64, device: str = "cpu") -> tuple:
     atoms = random_structure(20, np.diag([5.0, 6.0, 7.0]))
     positions = torch.tensor(atoms.positions, dtype=dtype, device=device)

@@ -6,14 +6,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from mlip import _extension
 
 
+def in_forward_mode() -> bool:
+    """Whether derivatives in forward mode may be wanted; the compiled operators have none: they would be zero."""
+    return forward_ad._current_level >= 0
+
+
 def runs_compiled(*tensors: Tensor) -> bool:
     """Whether the compiled operators take these tensors: on the CPU, floating ones in float32 or float64."""
+    if not _extension.compiled or in_forward_mode():
+        return False
     real = (torch.float32, torch.float64)
-    return _extension.compiled and all(t.is_cpu and (not t.is_floating_point() or t.dtype in real) for t in tensors)
+    return all(t.is_cpu and (not t.is_floating_point() or t.dtype in real) for t in tensors)
 
 
 def pad_channels(tensor: Tensor, dtype: torch.dtype, *axes: int) -> Tensor:
