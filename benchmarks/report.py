@@ -1,0 +1,205 @@
+"""A Markdown table and plots of the results in a folder.
+
+python -m benchmarks.report [DIR]
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+
+from benchmarks.stages import floor
+
+Row = dict[str, Any]
+
+
+def table(titles: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    titles = list(titles)
+    lines = [titles, ["---"] + ["---:"] * (len(titles) - 1), *map(list, rows)]
+    return [f"| {' | '.join(line)} |" for line in lines] + [""]
+
+
+def described(found: dict[str, Any]) -> list[str]:
+    """Lines about machine and versions."""
+    machine = found["machine"]
+    peaks = machine.get("peaks", {})
+    lines = [
+        f"{machine['processor']}, {machine.get('cores', '?')} cores, one thread, {machine['simd']}; load average "
+        f"{machine.get('load_before', machine.get('load', 0)):.2f} before, "
+        f"{machine.get('load_after', machine.get('load', 0)):.2f} after."
+    ]
+    if peaks:
+        lines.append(
+            f"Matrix products {peaks['gemm_float32']:.0f} GFLOP/s in float32 and {peaks['gemm_float64']:.0f} in "
+            f"float64 (torch's {peaks['torch_gemm_float32']:.0f} and {peaks['torch_gemm_float64']:.0f}); a copy "
+            f"{peaks['copy']:.1f} GB/s, read and written."
+        )
+    for whose, versions in found.get("versions", {}).items():
+        if isinstance(versions, dict):
+            lines.append(f"{whose}: " + ", ".join(f"{name} {value}" for name, value in versions.items()) + ".")
+    return [*lines, ""]
+
+
+def of_mace(found: dict[str, Any]) -> Iterator[str]:
+    titles = "model, precision, SIMD|atoms|mace-torch|exact|table|exact ratio|table ratio|dF exact|dF table|dF peer"
+    rows = []
+    for row in found["rows"]:
+        programs, ratios = row["programs"], row.get("ratios", {})
+        cells = [f"{row['model']}, {row['dtype']}, {row['simd']}", f"{row['atoms']:,}"]
+        names = ("mace-torch", "exact", "table")
+        cells += [f"{programs[p]['ms_per_atom']:.4f}" if p in programs else "-" for p in names]
+        cells += [f"{ratios[radial]:.1f}x" if radial in ratios else "-" for radial in ("exact", "table")]
+        for program in ("exact", "table", "mace-torch"):
+            deviation = row["deviations"].get(program)
+            cells.append(f"{deviation['force']:.0e}" if deviation else "-")
+        rows.append(cells)
+    yield from table(titles.split("|"), rows)
+    yield "Milliseconds per atom of one call; dF is the largest deviation of a force from mace-torch in float64, eV/Å."
+    yield ""
+
+
+def of_md(found: dict[str, Any]) -> Iterator[str]:
+    rows = []
+    for row in found["rows"]:
+        rates, ratios = row["steps_per_second"], row.get("ratios", {})
+        cells = [f"{row['model']}, {row['dtype']}", f"{row['atoms']:,}"]
+        cells += [f"{rates[p]:.3g}" if p in rates else "-" for p in ("mace-torch", "exact", "table")]
+        rows.append(cells + [f"{ratios[r]:.1f}x" if r in ratios else "-" for r in ("exact", "table")])
+    yield from table("model|atoms|mace-torch steps/s|exact|table|exact ratio|table ratio".split("|"), rows)
+
+
+def of_phonons(found: dict[str, Any]) -> Iterator[str]:
+    rows = []
+    for row in found["rows"]:
+        for kind, ratio in (("seconds", "ratios"), ("seconds_forces", "ratios_forces")):
+            seconds, ratios = row[kind], row.get(ratio, {})
+            what = "all" if kind == "seconds" else "forces"
+            cells = [f"{row['crystal']}, {row['displacements']} x {row['atoms']} atoms, {row['dtype']}, {what}"]
+            cells += [f"{seconds[p]:.2f}" if p in seconds else "-" for p in ("mace-torch", "exact", "table")]
+            rows.append(cells + [f"{ratios[r]:.1f}x" if r in ratios else "-" for r in ("exact", "table")])
+    yield from table("crystal|mace-torch, s|exact|table|exact ratio|table ratio".split("|"), rows)
+
+
+def of_stages(found: dict[str, Any]) -> Iterator[str]:
+    peaks = found["machine"]["peaks"]
+    for row in found["rows"]:
+        atoms = row["atoms"]
+        yield (
+            f"{row['model']}, {row['dtype']}, {row['radial']}, {atoms} atoms, {row['edges'] / atoms:.0f} neighbors: "
+            f"{1e3 * row['milliseconds'] / atoms:.1f} µs per atom"
+        )
+        yield ""
+        rows = []
+        for name, stage in sorted(row["stages"].items(), key=lambda item: -item[1]["milliseconds"]):
+            taken, least = stage["milliseconds"], floor(stage, row["dtype"], peaks)
+            speed = f"{stage['gflop'] / taken * 1e3:.0f}" if stage["gflop"] else "-"
+            traffic = f"{stage['megabytes'] / taken:.1f}" if stage["megabytes"] else "-"
+            cells = [name, f"{1e3 * taken / atoms:.2f}", f"{100 * taken / row['milliseconds']:.0f} %", speed, traffic]
+            cells += [f"{1e3 * least / atoms:.2f}", f"{taken / least:.1f}" if least else "-"]
+            rows.append(cells)
+        yield from table("stage|µs/atom|share|GFLOP/s|GB/s|floor, µs/atom|times the floor".split("|"), rows)
+
+
+def of_neighbor_list(found: dict[str, Any]) -> Iterator[str]:
+    others = [name for name in found["versions"] if name in ("vesin", "matscipy")]
+    rows = []
+    for row in found["rows"]:
+        cells = [row["case"], f"{row['pairs']:,}", f"{row['milliseconds']['mlip']:.2f}"]
+        cells += [f"{row['times_faster_than'][o]:.1f}x" if o in row["times_faster_than"] else "-" for o in others]
+        rows.append(cells)
+    yield from table(["case", "pairs", "mlip, ms", *others], rows)
+
+
+SECTIONS = {
+    "neighbor_list": ("Neighbor list", of_neighbor_list),
+    "mace": ("MACE: energy, forces and stress", of_mace),
+    "md": ("Molecular dynamics", of_md),
+    "phonons": ("Phonons", of_phonons),
+    "stages": ("Stages of one call", of_stages),
+}
+
+
+def report(folder: Path) -> None:
+    """Write report.md and the plots of all results that there are."""
+    lines = ["# Results", ""]
+    for path in sorted(folder.glob("*.json"), key=lambda p: [p.stem.startswith(c) for c in SECTIONS], reverse=True):
+        case = next((case for case in SECTIONS if path.stem.startswith(case)), None)
+        if case is None:
+            continue
+        found = json.loads(path.read_text())
+        title, section = SECTIONS[case]
+        lines += [f"## {title} (`{path.name}`)", "", *described(found), *section(found)]
+        if case == "mace":
+            plot_times(found, folder / f"{path.stem}.png")
+        if case == "stages":
+            plot_roofline(found, folder / f"{path.stem}.png")
+    (folder / "report.md").write_text("\n".join(lines).rstrip() + "\n")
+
+
+def plot_times(found: dict[str, Any], path: Path) -> None:
+    """Time per atom against the number of atoms, a panel for each model."""
+    models = list(dict.fromkeys(row["model"] for row in found["rows"]))
+    figure, axes = plt.subplots(1, len(models), figsize=(5 * len(models), 4.2), sharey=True, squeeze=False)
+    colors = {"mace-torch": "tab:gray", "exact": "tab:blue", "table": "tab:orange"}
+    for axis, model in zip(axes[0], models, strict=True):
+        for dtype, line in (("float32", "-"), ("float64", "--")):
+            for program, color in colors.items():
+                rows = [
+                    r for r in found["rows"] if (r["model"], r["dtype"]) == (model, dtype) and program in r["programs"]
+                ]
+                points = sorted((r["atoms"], r["programs"][program]["ms_per_atom"]) for r in rows)
+                if points:
+                    name = program if program == "mace-torch" else f"mlip, {program}"
+                    axis.loglog(
+                        *zip(*points, strict=True), line, marker="o", ms=4, color=color, label=f"{name}, {dtype}"
+                    )
+        axis.set(title=model, xlabel="atoms")
+        axis.grid(alpha=0.3, which="both")
+    axes[0][0].set_ylabel("ms per atom (energy, forces, stress)")
+    axes[0][-1].legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def plot_roofline(found: dict[str, Any], path: Path) -> None:
+    """Speed of the stages against operations per byte, below the roof of both precisions."""
+    peaks = found["machine"]["peaks"]
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True)
+    for axis, dtype in zip(axes, ("float32", "float64"), strict=True):
+        peak, copy = peaks[f"gemm_{dtype}"], peaks["copy"]
+        axis.loglog([0.1, peak / copy, 1000], [0.1 * copy, peak, peak], "k-", lw=1)
+        largest = max(row["atoms"] for row in found["rows"])
+        for row in found["rows"]:
+            if row["dtype"] != dtype or row["atoms"] != largest:
+                continue
+            points = [
+                (s["gflop"] / s["megabytes"] * 1e3, s["gflop"] / s["milliseconds"] * 1e3, name)
+                for name, s in row["stages"].items()
+                if s["gflop"] and s["megabytes"]
+            ]
+            marker = {"exact": "o", "table": "s"}[row["radial"]]
+            axis.loglog(
+                [p[0] for p in points], [p[1] for p in points], marker, label=f"{row['model']}, {row['radial']}"
+            )
+            for x, y, name in points:
+                axis.annotate(name.replace(", forward", " f").replace(", backward", " b"), (x, y), fontsize=5)
+        axis.set(title=f"{dtype}, {largest} atoms", xlabel="operations per byte of memory traffic needed")
+        axis.grid(alpha=0.3, which="both")
+        axis.legend(fontsize=7)
+    axes[0].set_ylabel("GFLOP/s")
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    report(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_name("results"))
