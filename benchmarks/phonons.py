@@ -12,7 +12,7 @@ import numpy as np
 from ase import Atoms
 from ase.spacegroup import crystal
 
-from benchmarks.mace import RADIALS, Settings
+from benchmarks.calls import RADIALS, Settings
 from benchmarks.worker import Client
 from mlip import MLIPCalculator
 from mlip.workflows.phonons import PhononResult

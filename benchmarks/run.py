@@ -82,15 +82,15 @@ def neighbor_list(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def rows_of(case: str, options: argparse.Namespace, settings: Any) -> Iterator[dict[str, Any]]:
-    from benchmarks import mace
+    from benchmarks import calls
     from benchmarks.phonons import phonons
     from benchmarks.stages import stages
 
     small = options.quick
     if case == "mace":
-        return mace.calls(settings)
+        return calls.calls(settings)
     if case == "md":
-        return mace.dynamics(settings, (8,) if small else (216, 1000), 5 if small else 200)
+        return calls.dynamics(settings, (8,) if small else (216, 1000), 5 if small else 200)
     if case == "phonons":
         return phonons(settings, (1, 1, 1)) if 8 in _elements(settings) else iter(())
     return stages(settings, (8,) if small else (216, 1000), 2 if small else 10)
@@ -117,7 +117,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.quick:
         options.models, options.sizes, options.repeats = ["silicon"], [8], 1
 
-    from benchmarks.mace import Settings
+    from benchmarks.calls import Settings
     from benchmarks.machine import machine
     from benchmarks.report import report
     from benchmarks.worker import Worker

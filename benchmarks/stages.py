@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.mace import RADIALS, Settings, moved, silicon
+from benchmarks.calls import RADIALS, Settings, moved, silicon
 from benchmarks.ops_message import flops as message_flops
 from mlip import MLIPCalculator
 from mlip.models.compiled_mace import CompiledMACE

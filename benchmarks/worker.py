@@ -41,6 +41,8 @@ class Client:
         variables |= {"MLIP_BENCHMARK_MEMORY": str(memory or 0)} | (environment or {})
         if program == "mlip":
             variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+        else:  # our packages are not for the peer's environment
+            variables.pop("PYTHONPATH", None)
         self._process = subprocess.Popen(
             [python, __file__, program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables
         )
