@@ -25,9 +25,10 @@ unit: $(INSTALLED)
 examples: $(INSTALLED)  ## run every example, as CI does
 	@for example in examples/[0-9]*.py; do echo "== $$example"; $(BIN)/python $$example || exit 1; done
 
+# PEER=.../bin/python is an environment with mace-torch; MLIP_DATA the folder of others' models (docs/performance.md).
 benchmarks: $(INSTALLED)
 	$(BIN)/pip install -q vesin
-	$(BIN)/python benchmarks/neighbor_list.py
+	$(BIN)/python -m benchmarks.run $(if $(PEER),--peer_python $(PEER))
 
 $(INSTALLED): pyproject.toml constraints.txt CMakeLists.txt $(wildcard mlip/csrc/*)
 	$(PYTHON) -m venv .venv

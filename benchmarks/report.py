@@ -191,10 +191,14 @@ def plot_roofline(found: dict[str, Any], path: Path) -> None:
                 [p[0] for p in points], [p[1] for p in points], marker, label=f"{row['model']}, {row['radial']}"
             )
             for x, y, name in points:
-                axis.annotate(name.replace(", forward", " f").replace(", backward", " b"), (x, y), fontsize=5)
+                axis.annotate(
+                    name.replace(", forward", " f").replace(", backward", " b"), (x, y), fontsize=5, rotation=20
+                )
         axis.set(title=f"{dtype}, {largest} atoms", xlabel="operations per byte of memory traffic needed")
         axis.grid(alpha=0.3, which="both")
-        axis.legend(fontsize=7)
+        axis.set_xlim(0.5, 500)
+        axis.set_ylim(bottom=2)
+        axis.legend(*axis.get_legend_handles_labels(), fontsize=7)
     axes[0].set_ylabel("GFLOP/s")
     figure.tight_layout()
     figure.savefig(path, dpi=120)

@@ -150,13 +150,13 @@ def _of_call(calculator: MLIPCalculator, n_atoms: int, repeats: int) -> dict[str
     seconds: dict[str, float] = defaultdict(float)
     for event in profiler.key_averages(group_by_input_shape=True):
         shapes = [s for s in event.input_shapes if s]
-        stage = _stage(event.key, shapes, n_atoms)
+        stage = _stage(event.key, shapes, n_atoms, (network.layers[0].top + 1) ** 2)
         if stage is None:
             continue
         seconds[stage] += event.self_cpu_time_total * 1e-6 / repeats
         if event.key in ("mlip::matmul_backward", *PRODUCTS) or event.key.endswith("matmul_default"):
             work.product(stage, shapes, event.count / repeats, item)
-    seconds["Python, autograd, ASE and small tensors"] = wall - math.fsum(seconds.values())
+    seconds["Python, autograd, ASE, plain torch on atoms"] = wall - math.fsum(seconds.values())
     found = {
         stage: {"milliseconds": 1e3 * s, "gflop": work.flops[stage] * 1e-9, "megabytes": work.bytes[stage] * 1e-6}
         for stage, s in seconds.items()
@@ -164,19 +164,21 @@ def _of_call(calculator: MLIPCalculator, n_atoms: int, repeats: int) -> dict[str
     return {"milliseconds": 1e3 * wall, "edges": n_edges, "stages": found}
 
 
-def _stage(name: str, shapes: list[list[int]], n_atoms: int) -> str | None:
+def _stage(name: str, shapes: list[list[int]], n_atoms: int, harmonics: int) -> str | None:
     """Stage of a profiled function, None for what is not a kernel of ours or a matrix product."""
     if name in PRODUCTS:
         return "other matrix products"
     found = OURS.match(name)
     if not found:
+        on_edges = name.startswith("aten::") and shapes and shapes[0][0] > 10 * n_atoms
+        return "plain torch on edges (radial basis, SiLU)" if on_edges else None
+    if found[2]:  # autograd's wrapper of the operator that follows
         return None
     operator = found[1] or found[3]
-    backward = bool(found[2]) or operator.endswith("_backward")
     stage = STAGE.get(operator.removesuffix("_backward"), "other operators")
-    if stage == "mixing" and shapes and shapes[0][0] not in {d * n_atoms for d in (1, 3, 5, 7, 4, 9, 16)}:
-        stage = "geometry" if min(shapes[-1]) <= 16 < max(shapes[-1]) or shapes[-1] == [16, 16] else "radial perceptron"
-    return f"{stage}, {'backward' if backward else 'forward'}"
+    if stage == "mixing" and shapes[0][0] % n_atoms:  # rows are edges, not components of atoms
+        stage = "geometry" if shapes[-1][0] == harmonics else "radial perceptron"
+    return f"{stage}, {'backward' if operator.endswith('_backward') else 'forward'}"
 
 
 def floor(stage: dict[str, float], dtype: str, peaks: dict[str, float]) -> float:
