@@ -111,6 +111,7 @@ class Measured:
         return {
             "milliseconds": 1e3 * statistics.median(self.wall),
             "ms_per_atom": 1e3 * statistics.median(self.wall) / n_atoms,
+            "processor_milliseconds": 1e3 * statistics.median(self.processor),
             "processor_share": sum(self.processor) / sum(self.wall),
             "first_call_s": self.first,
             "calls": len(self.wall),
@@ -152,7 +153,9 @@ def _calls_of_model(
             row["largest_force"] = float(np.abs(reference.forces).max())
             if "mace-torch" in measured:
                 peer = statistics.median(measured["mace-torch"].wall)
+                used = statistics.median(measured["mace-torch"].processor)
                 row["ratios"] = {radial: peer / statistics.median(measured[radial].wall) for radial in RADIALS}
+                row["ratios_processor"] = {r: used / statistics.median(measured[r].processor) for r in RADIALS}
             yield row
 
 
