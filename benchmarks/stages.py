@@ -154,7 +154,7 @@ def _of_call(calculator: MLIPCalculator, n_atoms: int, repeats: int) -> dict[str
         if stage is None:
             continue
         seconds[stage] += event.self_cpu_time_total * 1e-6 / repeats
-        if event.key in ("mlip::matmul_backward", *PRODUCTS) or event.key.endswith("matmul_default"):
+        if event.key in ("mlip::matmul", "mlip::matmul_backward", *PRODUCTS):
             work.product(stage, shapes, event.count / repeats, item)
     seconds["Python, autograd, ASE, plain torch on atoms"] = wall - math.fsum(seconds.values())
     found = {
