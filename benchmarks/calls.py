@@ -212,21 +212,26 @@ def dynamics(settings: Settings, sizes: tuple[int, ...] = (216, 1000), steps: in
                 for program, client in programs.items():
                     client.ask("load", model=str(path), dtype=dtype, **options_of(program))
                 for n_atoms in sizes:
-                    rates = {
-                        program: _steps_per_second(client, n_atoms, steps if program in RADIALS else 4)
+                    seconds = {
+                        program: _seconds_per_step(client, n_atoms, steps if program in RADIALS else 4)
                         for program, client in programs.items()
                     }
+                    rates = {program: 1 / wall for program, (wall, _) in seconds.items()}
                     row: dict[str, Any] = {"simd": simd, "model": name, "dtype": dtype, "atoms": n_atoms}
                     row |= {"steps_per_second": rates, "load": os.getloadavg()[0]}
+                    row["processor_share"] = {program: used / wall for program, (wall, used) in seconds.items()}
                     if "mace-torch" in rates:
-                        row["ratios"] = {radial: rates[radial] / rates["mace-torch"] for radial in RADIALS}
+                        wall, used = seconds["mace-torch"]
+                        row["ratios"] = {radial: wall / seconds[radial][0] for radial in RADIALS}
+                        row["ratios_processor"] = {radial: used / seconds[radial][1] for radial in RADIALS}
                     yield row
         finally:
             for client in programs.values():
                 client.close()
 
 
-def _steps_per_second(client: Client, n_atoms: int, steps: int) -> float:
+def _seconds_per_step(client: Client, n_atoms: int, steps: int) -> tuple[float, float]:
+    """Of wall and of processor time."""
     atoms = silicon(n_atoms)
     MaxwellBoltzmannDistribution(atoms, temperature_K=600, rng=np.random.default_rng(0))
     client.ask(
@@ -235,4 +240,5 @@ def _steps_per_second(client: Client, n_atoms: int, steps: int) -> float:
     momenta = atoms.get_momenta().tolist()
     client.ask("md", momenta=momenta, steps=1)
     # The forces of the first structure are one call more than there are steps.
-    return (steps + 1) / client.ask("md", momenta=momenta, steps=steps, timestep=1.0)
+    wall, used = client.ask("md", momenta=momenta, steps=steps)
+    return wall / (steps + 1), used / (steps + 1)

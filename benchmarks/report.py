@@ -78,8 +78,11 @@ def of_md(found: dict[str, Any]) -> Iterator[str]:
         rates, ratios = row["steps_per_second"], row.get("ratios", {})
         cells = [f"{row['model']}, {row['dtype']}", f"{row['atoms']:,}"]
         cells += [f"{rates[p]:.3g}" if p in rates else "-" for p in ("mace-torch", "exact", "table")]
-        rows.append(cells + [f"{ratios[r]:.1f}x" if r in ratios else "-" for r in ("exact", "table")])
-    yield from table("model|atoms|mace-torch steps/s|exact|table|exact ratio|table ratio".split("|"), rows)
+        cells += [f"{ratios[r]:.1f}x" if r in ratios else "-" for r in ("exact", "table")]
+        used = row.get("ratios_processor")
+        rows.append([*cells, f"{used['exact']:.1f}x, {used['table']:.1f}x" if used else "-"])
+    titles = "model|atoms|mace-torch steps/s|exact|table|exact ratio|table ratio|of processor time"
+    yield from table(titles.split("|"), rows)
 
 
 def of_phonons(found: dict[str, Any]) -> Iterator[str]:

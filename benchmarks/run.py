@@ -92,7 +92,8 @@ def rows_of(case: str, options: argparse.Namespace, settings: Any) -> Iterator[d
     if case == "md":
         return calls.dynamics(settings, (8,) if small else (216, 1000), 5 if small else 200)
     if case == "phonons":
-        return phonons(settings, (1, 1, 1)) if 8 in _elements(settings) else iter(())
+        knows_oxide = {8, 40} <= set(_elements(settings))
+        return phonons(settings, (1, 1, 1) if small else (2, 2, 2)) if knows_oxide else iter(())
     return stages(settings, (8,) if small else (216, 1000), 2 if small else 10)
 
 

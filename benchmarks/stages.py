@@ -135,10 +135,12 @@ def _of_call(calculator: MLIPCalculator, n_atoms: int, repeats: int) -> dict[str
         return time.perf_counter() - start
 
     call(0), call(1)
-    wall = statistics.median(call(k) for k in range(repeats))
-    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
-        for k in range(repeats):
+    wall, profilers = [], []
+    for k in range(repeats):
+        wall.append(call(k))
+        with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
             call(k)
+        profilers.append(profiler)
     potential = calculator.potential
     network = potential.acceleration.evaluator(potential.model)
     if not isinstance(network, CompiledMACE):
@@ -147,21 +149,24 @@ def _of_call(calculator: MLIPCalculator, n_atoms: int, repeats: int) -> dict[str
     n_edges = graph.edge_index.shape[1]
     item = potential.dtype.itemsize
     work = Work(network, n_atoms, n_edges, item)
-    seconds: dict[str, float] = defaultdict(float)
-    for event in profiler.key_averages(group_by_input_shape=True):
-        shapes = [s for s in event.input_shapes if s]
-        stage = _stage(event.key, shapes, n_atoms, (network.layers[0].top + 1) ** 2)
-        if stage is None:
-            continue
-        seconds[stage] += event.self_cpu_time_total * 1e-6 / repeats
-        if event.key in ("mlip::matmul", "mlip::matmul_backward", *PRODUCTS):
-            work.product(stage, shapes, event.count / repeats, item)
-    seconds["Python, autograd, ASE, plain torch on atoms"] = wall - math.fsum(seconds.values())
+    times: dict[str, list[float]] = defaultdict(lambda: [0.0] * repeats)
+    for k, profiler in enumerate(profilers):
+        for event in profiler.key_averages(group_by_input_shape=True):
+            shapes = [s for s in event.input_shapes if s]
+            stage = _stage(event.key, shapes, n_atoms, (network.layers[0].top + 1) ** 2)
+            if stage is None:
+                continue
+            times[stage][k] += event.self_cpu_time_total * 1e-6
+            if event.key in ("mlip::matmul", "mlip::matmul_backward", *PRODUCTS):
+                work.product(stage, shapes, event.count / repeats, item)
+    whole = statistics.median(wall)
+    seconds = {stage: statistics.median(each) for stage, each in times.items()}
+    seconds["Python, autograd, ASE, plain torch on atoms"] = whole - math.fsum(seconds.values())
     found = {
         stage: {"milliseconds": 1e3 * s, "gflop": work.flops[stage] * 1e-9, "megabytes": work.bytes[stage] * 1e-6}
         for stage, s in seconds.items()
     }
-    return {"milliseconds": 1e3 * wall, "edges": n_edges, "stages": found}
+    return {"milliseconds": 1e3 * whole, "edges": n_edges, "stages": found}
 
 
 def _stage(name: str, shapes: list[list[int]], n_atoms: int, harmonics: int) -> str | None:
