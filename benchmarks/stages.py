@@ -1,7 +1,8 @@
 """Where the time of one call goes, stage by stage, against the least time the arithmetic or the memory traffic takes.
 
 The kernels are timed by torch's profiler; what remains of the call without the profiler is Python, autograd, ASE and
-small tensors. Operations are counted as the formulas need them, bytes as inputs read and outputs written once.
+small tensors. Each is the shortest of several, since other work on the machine only adds. Operations are counted as the
+formulas need them, bytes as inputs read and outputs written once.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import statistics
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -54,35 +54,38 @@ class Work:
         for t, layer in enumerate(network.layers):
             self._message(layer, t, n_atoms, n_edges, item, network.tables is not None)
             self._contraction(layer, n_atoms, item)
-        harmonics = (network.layers[0].top + 1) ** 2
+        harmonics = network.layers[0].message.coupling.shape[0]
         self.bytes["geometry, forward"] = n_edges * (16 + 12 + 24 + 8 + harmonics * (8 + item))
         self.bytes["geometry, backward"] = n_edges * (16 + 24 * 2 + 8 + harmonics * (8 + item))
         self.bytes["neighbor list, forward"] = n_edges * (16 + 12) * 2
 
     def _message(self, layer: Any, t: int, n_atoms: int, n_edges: int, item: int, table: bool) -> None:
-        channels = layer.mix[0].shape[1]
-        paths = message_paths(layer.degree, layer.top)
+        message = layer.message
+        if message.degrees is None:  # paths of run time
+            return
+        degree, top = message.degrees
+        paths = message_paths(degree, top)
+        width, columns = message.radial.shape
+        channels = columns // len(paths)
         rows = sum(2 * l3 + 1 for _, _, l3 in paths)
-        interpolation, forward, backward = (f * n_edges * channels for f in message_flops(layer.degree, layer.top))
+        interpolation, forward, backward = (f * n_edges * channels for f in message_flops(degree, top))
         if not table:  # the last matrix of the radial perceptron instead
-            interpolation = 2 * n_edges * layer.radial.shape[0] * len(paths) * channels
+            interpolation = 2 * n_edges * width * len(paths) * channels
         if not table and t == 0:
-            work = 2 * n_edges * (layer.top + 1) ** 2 * layer.radial.shape[0]
+            work = 2 * n_edges * (top + 1) ** 2 * width
             self.flops["message, first layer, forward"] += work
             self.flops["message, first layer, backward"] += 2 * work
             return
         self.flops["message, forward"] += interpolation + forward
         self.flops["message, backward"] += 2 * interpolation + backward
-        edge = n_edges * (
-            layer.coupling.shape[1] * item + 8 + (16 + 4 * item if table else layer.radial.shape[0] * item)
-        )
-        features = n_atoms * channels * item * ((layer.degree + 1) ** 2 + rows)
+        edge = n_edges * (message.coupling.shape[1] * item + 8 + (16 + 4 * item if table else width * item))
+        features = n_atoms * channels * item * ((degree + 1) ** 2 + rows)
         self.bytes["message, forward"] += edge + features
-        self.bytes["message, backward"] += 2 * edge + features + n_atoms * channels * item * (layer.degree + 1) ** 2 * t
+        self.bytes["message, backward"] += 2 * edge + features + n_atoms * channels * item * (degree + 1) ** 2 * t
 
     def _contraction(self, layer: Any, n_atoms: int, item: int) -> None:
         program = layer.program
-        channels = layer.mix[0].shape[1]
+        channels = layer.message.mix.matrices[0].shape[-1]
         inner = sum(_inner_nodes(tree) for tree in program.trees)
         # Value: a multiply-add per term and inner node; gradient: two products more per node, a sum per factor.
         self.flops["contraction, forward"] += 2 * (program.n_terms + inner) * n_atoms * channels
@@ -153,14 +156,14 @@ def _of_call(calculator: MLIPCalculator, n_atoms: int, repeats: int) -> dict[str
     for k, profiler in enumerate(profilers):
         for event in profiler.key_averages(group_by_input_shape=True):
             shapes = [s for s in event.input_shapes if s]
-            stage = _stage(event.key, shapes, n_atoms, (network.layers[0].top + 1) ** 2)
+            stage = _stage(event.key, shapes, n_atoms, network.layers[0].message.coupling.shape[0])
             if stage is None:
                 continue
             times[stage][k] += event.self_cpu_time_total * 1e-6
             if event.key in ("mlip::matmul", "mlip::matmul_backward", *PRODUCTS):
                 work.product(stage, shapes, event.count / repeats, item)
-    whole = statistics.median(wall)
-    seconds = {stage: statistics.median(each) for stage, each in times.items()}
+    whole = min(wall)
+    seconds = {stage: min(each) for stage, each in times.items()}
     seconds["Python, autograd, ASE, plain torch on atoms"] = whole - math.fsum(seconds.values())
     found = {
         stage: {"milliseconds": 1e3 * s, "gflop": work.flops[stage] * 1e-9, "megabytes": work.bytes[stage] * 1e-6}
