@@ -24,6 +24,8 @@ RADIALS = ("exact", "table")
 #: functions by the precision, and what a table may add.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
 TABLE_TOLERANCE = 1e-6
+#: Of the gradients of a force loss by positions and parameters, relative to the largest.
+TRAINING_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-2}
 
 
 def chosen_backend(backend: str | None) -> str:
@@ -74,6 +76,15 @@ class _Kept(NamedTuple):
     evaluator: Evaluator | None = None
 
 
+class _Learning(NamedTuple):
+    """Whether the compiled operators train a model."""
+
+    model: EnergyModel
+    dtype: torch.dtype
+    device: torch.device
+    agrees: bool
+
+
 class Acceleration:
     """Chooses and keeps the evaluator of one model.
 
@@ -93,20 +104,21 @@ class Acceleration:
             raise InputError(f"radial {radial!r}: expected one of {', '.join(RADIALS)}")
         self.backend, self.radial = backend, radial
         self._kept: _Kept | None = None
+        self._learning: _Learning | None = None
 
     def forget(self) -> None:
         """Make the evaluator anew at the next evaluation: after changes through `parameter.data`, which leave no trace.
 
         All other changes of a model are noticed.
         """
-        self._kept = None
+        self._kept = self._learning = None
 
     def __getstate__(self) -> dict[str, object]:
         """Copies and pickles make their own evaluator."""
         return {"backend": self.backend, "radial": self.radial}
 
     def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__.update(state, _kept=None)
+        self.__dict__.update(state, _kept=None, _learning=None)
 
     def radial_functions(self, model: EnergyModel) -> str:
         """ "exact" or "table", as the evaluator of `model` takes them."""
@@ -115,17 +127,19 @@ class Acceleration:
     def evaluator(self, model: EnergyModel) -> Evaluator:
         """What gives the energies of `model` and their first derivatives by positions and cell.
 
-        A model whose parameters need gradients, because it is trained, is its own evaluator; so is one made in
-        inference mode, which has no derivatives, and any model while derivatives are taken in forward mode. Several
-        threads may ask at the same time.
+        For a model whose parameters need gradients it is what trains it. A model made in inference mode, which has no
+        derivatives, is its own, and so is any model while derivatives are taken in forward mode. Several threads may
+        ask at the same time.
         """
         if chosen_backend(self.backend) == "reference" or in_forward_mode():
             return model
         kept = self._kept
         if kept is None or not kept.parts.are_those_of(model):
             kept = _Kept(_Parts(model))
-        if any(parameter.requires_grad or parameter.is_inference() for parameter in kept.parts.parameters):
-            evaluator: Evaluator | None = None  # in training
+        if any(parameter.is_inference() for parameter in kept.parts.parameters):
+            evaluator: Evaluator | None = None
+        elif any(parameter.requires_grad for parameter in kept.parts.parameters):
+            evaluator = self.trainer(model)
         elif kept.versions != (versions := kept.parts.versions()):
             evaluator = self._verified(model)
             kept = _Kept(kept.parts, versions, kept.parts.memory(), evaluator)
@@ -133,6 +147,32 @@ class Acceleration:
             evaluator = kept.evaluator
         self._kept = kept
         return evaluator or model
+
+    def trainer(self, model: EnergyModel) -> Evaluator:
+        """What gives the energies of `model` with all derivatives up to the second, by its parameters too.
+
+        It is made of the present parameters: ask again after each step of an optimizer.
+        """
+        first = next(model.parameters())
+        if chosen_backend(self.backend) == "reference" or in_forward_mode() or first.is_inference():
+            return model
+        learning = self._learning
+        if learning is None or learning[:3] != (model, first.dtype, first.device):
+            learning = _Learning(model, first.dtype, first.device, self._learns(model))
+            self._learning = learning
+        return (model.compiled("exact", trained=True) if learning.agrees else None) or model
+
+    def _learns(self, model: EnergyModel) -> bool:
+        """Whether the derivatives that training needs are those of plain torch."""
+        if model.compiled("exact", trained=True) is None:
+            return False
+        tolerance = TRAINING_TOLERANCE[model.dtype]
+        for atoms in probes(model):
+            deviation = np.max([gradient_disagreement(model, atoms, head) for head in range(len(model.heads))])
+            if not deviation <= tolerance:
+                _warn(atoms, f"{deviation:.1e} of the largest gradient of a force loss, allowed {tolerance:.0e}")
+                return False
+        return True
 
     def _verified(self, model: EnergyModel) -> Evaluator | None:
         radial = self.radial or ("table" if model.dtype == torch.float32 else "exact")
@@ -144,16 +184,18 @@ class Acceleration:
         for atoms in probes(model):
             deviation = np.max([disagreement(model, fast, atoms, head) for head in range(len(model.heads))])
             if not deviation <= tolerance:
-                formula = atoms.get_chemical_formula()
-                warnings.warn(
-                    f"the compiled operators disagree with plain torch on this machine ({formula}: {deviation:.1e} of "
-                    f"the largest force, allowed {tolerance:.0e}); plain torch is used, many times slower. Please "
-                    "report this with the output of `mlip info`",
-                    RuntimeWarning,
-                    stacklevel=4,
-                )
+                _warn(atoms, f"{deviation:.1e} of the largest force, allowed {tolerance:.0e}")
                 return None
         return fast
+
+
+def _warn(atoms: Atoms, deviation: str) -> None:
+    warnings.warn(
+        f"the compiled operators disagree with plain torch on this machine ({atoms.get_chemical_formula()}: "
+        f"{deviation}); plain torch is used, many times slower. Please report this with the output of `mlip info`",
+        RuntimeWarning,
+        stacklevel=5,
+    )
 
 
 def probes(model: EnergyModel) -> list[Atoms]:
@@ -185,3 +227,23 @@ def _energies_and_forces(evaluate: Evaluator, graph: AtomGraph, head: int) -> tu
         energy = evaluate(graph._replace(positions=positions), head).energy
         (gradient,) = torch.autograd.grad(energy.sum(), positions)
     return energy.detach().double(), gradient.double()
+
+
+def gradient_disagreement(model: EnergyModel, atoms: Atoms, head: int) -> float:
+    """Largest difference of the gradients of Σ F² + Σ E² by positions and parameters, relative to the largest one."""
+    fast = model.compiled("exact", trained=True)
+    assert fast is not None
+    graph = atoms_to_graph(atoms, model.cutoff, device=next(model.parameters()).device)
+    expected, got = (_loss_gradients(evaluate, graph, head, list(model.parameters())) for evaluate in (model, fast))
+    scale = max(float(tensor.abs().max()) for tensor in expected)
+    return float(np.max([(a - b).abs().max() for a, b in zip(expected, got, strict=True)])) / scale
+
+
+def _loss_gradients(evaluate: Evaluator, graph: AtomGraph, head: int, parameters: list[Tensor]) -> list[Tensor]:
+    with torch.enable_grad():
+        positions = graph.positions.detach().requires_grad_(True)
+        energy = evaluate(graph._replace(positions=positions), head).energy
+        (gradient,) = torch.autograd.grad(energy.sum(), positions, create_graph=True)
+        loss = gradient.square().sum() + energy.square().sum()
+        inputs = [positions, *(parameter for parameter in parameters if parameter.requires_grad)]
+        return [g.double() for g in torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)]

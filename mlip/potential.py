@@ -174,8 +174,7 @@ class Potential(nn.Module):
         with torch.set_grad_enabled(forces or stress or torch.is_grad_enabled()):
             graph_in, inputs = differentiable(graph, forces, stress)
             species = self.model.species(graph.numbers)
-            # Second derivatives, and those by the parameters, are those of plain torch.
-            evaluate = self.model if training else self.acceleration.evaluator(self.model)
+            evaluate = (self.acceleration.trainer if training else self.acceleration.evaluator)(self.model)
             atom_energies = self.energy_scale(evaluate(graph_in, self.energy_scale.head).energy, species)
             energy = segment_sum(atom_energies, graph.batch, graph.n_graphs)
             force, virial = derivatives(energy, inputs, graph, forces, stress, create_graph=training)

@@ -235,14 +235,50 @@ def test_potentials_may_share_a_network() -> None:
     assert not torch.allclose(both["a"](graph).energy, both["default"](graph).energy)
 
 
-def test_training_takes_plain_torch() -> None:
-    """Second derivatives, and those by the parameters, are right because the compiled operators keep out of them."""
-    potential = make(**MODELS["scalars"]).requires_grad_(True)
+@pytest.mark.parametrize("name", MODELS)
+def test_trains_as_plain_torch(name: str) -> None:
+    """Gradients of a loss on energies, forces and stress by all parameters; so second derivatives are right too."""
+    potential = make(**MODELS[name]).requires_grad_(True)
+    graph = atoms_to_graph([structures()["crystal"], structures()["slab"]], potential.cutoff)
+    gradients = []
+    for backend in ("reference", "compiled"):
+        prediction = with_backend(potential, backend)(graph, training=True)
+        assert (potential.acceleration.trainer(potential.model) is potential.model) == (backend == "reference")
+        loss = (prediction.forces**2).sum() + prediction.energy.square().sum() + (prediction.stress**2).sum()
+        parameters = dict(potential.model.named_parameters())
+        found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        gradients.append(dict(zip(parameters, found, strict=True)))
+    scale = max(float(g.abs().max()) for g in gradients[0].values() if g is not None)
+    for parameter, expected in gradients[0].items():
+        got = gradients[1][parameter]
+        assert (got is None) == (expected is None), parameter
+        if got is not None:
+            torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-13 * scale, msg=parameter)
+
+
+def test_validation_of_a_trained_model() -> None:
+    potential = make(**MODELS["vectors"]).requires_grad_(True)
     graph = atoms_to_graph(structures()["crystal"], potential.cutoff)
-    assert potential.acceleration.evaluator(potential.model) is potential.model
-    prediction = potential(graph, training=True)
-    (prediction.forces**2).sum().backward()
-    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in potential.model.layers.parameters())
+    before = potential(graph)
+    with torch.no_grad():
+        potential.model.embedding.mul_(1.1)
+    after, reference = potential(graph), with_backend(potential, "reference")(graph)
+    assert torch.allclose(after.forces, reference.forces, rtol=1e-9, atol=1e-11)
+    assert (after.forces - before.forces).abs().max() > 1e-6 and not after.forces.requires_grad
+
+
+def test_a_wrong_second_derivative_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = ops.symmetric_contraction
+
+    def wrong(*arguments: Any) -> torch.Tensor:
+        out = right(*arguments)
+        out.register_hook(lambda grad: grad * (1 + 1e-6))
+        return out
+
+    monkeypatch.setattr("mlip.ops.symmetric_contraction", wrong)
+    potential = make(**MODELS["scalars"]).requires_grad_(True)
+    with pytest.warns(RuntimeWarning, match="largest gradient of a force loss.*plain torch is used"):
+        assert potential.acceleration.trainer(potential.model) is potential.model
 
 
 def test_a_wrong_operator_is_noticed_and_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,11 +69,12 @@ class EnergyModel(nn.Module, ABC):
     def forward(self, graph: AtomGraph, head: int = 0) -> AtomOutputs:
         """Atomic energies of all atoms of the batch, those of the `head`-th of `heads`."""
 
-    def compiled(self, radial: str) -> Evaluator | None:
-        """The same network by compiled operators, which have first derivatives only, with its present parameters.
+    def compiled(self, radial: str, trained: bool = False) -> Evaluator | None:
+        """The same network by compiled operators, with its present parameters.
 
         Args:
             radial: radial functions "exact" or interpolated in a "table".
+            trained: with derivatives by the parameters, and of second order; `radial` is "exact".
 
         Returns:
             None where there are no compiled operators for this network, this dtype or this device.

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
-
 import torch
 from torch import Tensor
 
 from mlip import ops
-from mlip.models.compiled_maps import ChannelMap
+from mlip.models.compiled_maps import ChannelMap, in_precision
 from mlip.models.compiled_message import CompiledMessage, Interpolation, Pairs
 from mlip.models.mace_layer import Layer, NonLinearInteraction
 from mlip.nn.activation import sigmoid, silu
@@ -39,7 +37,7 @@ class CompiledLayer:
         elif interaction.density is None:
             norm = 1 / interaction.avg_num_neighbors
         self.message = CompiledMessage(interaction.message, up, norm, elements, dtype)
-        self.density = None if interaction.density is None else deepcopy(interaction.density).to(dtype)
+        self.density = None if interaction.density is None else in_precision(interaction.density, dtype)
         self.needs_edges = self.density is not None
         self.channels = layer.after.channels
         self.residual, self.agnostic_product = layer.residual, layer.agnostic_product
@@ -92,11 +90,11 @@ class CompiledGate:
     def __init__(
         self, interaction: NonLinearInteraction, up: ChannelMap, elements: Tensor | None, dtype: torch.dtype
     ) -> None:
-        self.pair = deepcopy(interaction.pair).to(dtype)
+        self.pair = in_precision(interaction.pair, dtype)
         residual = ChannelMap.of(interaction.residual, up.dims_out).after(up)
         self.residual = residual.to(dtype)
         self.n_gates, self.dims = interaction.n_gates, interaction.dims
-        self.alpha, self.beta = float(interaction.alpha), float(interaction.beta)
+        self.alpha, self.beta = interaction.alpha.to(dtype), interaction.beta.to(dtype)
         self.mix = ChannelMap.of(interaction.mix, [1, *self.dims]).to(dtype)
         if elements is not None:
             self.element_residual = ops.pad_channels(residual(elements), dtype, 2).to(dtype)
@@ -116,11 +114,5 @@ def _dims(irreps: Irreps) -> list[int]:
 def _polynomials(layer: Layer, dtype: torch.dtype) -> tuple[ops.ContractionProgram, Tensor]:
     """The products of a layer as one sparse polynomial, and the coefficients of its terms."""
     contraction = layer.contraction
-    blocks = [
-        (sum(contraction.dims_out[:block]), contraction.monomials[t], contraction.coefficients[t])
-        for t, (block, _) in enumerate(contraction.terms)
-    ]
-    dim_in = sum(ir.dim for ir in layer.options.message_irreps)
-    program = ops.ContractionProgram(dim_in, sum(contraction.dims_out), blocks)
-    coefficients = program.coefficients([contraction.weights[name] for _, name in contraction.terms])
-    return program, ops.pack_coefficients(ops.pad_channels(coefficients, dtype, 2).to(dtype))
+    coefficients = contraction.program.coefficients([contraction.weights[name] for _, name in contraction.terms])
+    return contraction.program, ops.pack_coefficients(ops.pad_channels(coefficients, dtype, 2).to(dtype))

@@ -1,4 +1,4 @@
-"""MACE by the compiled operators: energies and first derivatives by positions and cell, for inference.
+"""MACE by the compiled operators.
 
 In exact arithmetic the numbers are those of `MACE.forward`.
 """
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from mlip.models.mace import MACE
 
 
-def compiled_mace(model: MACE, radial: str) -> Evaluator | None:
+def compiled_mace(model: MACE, radial: str, trained: bool) -> Evaluator | None:
     """`model` by compiled operators, None where they do not cover its precision or device."""
-    return CompiledMACE(model, radial) if ops.runs_compiled(model.embedding) else None
+    return CompiledMACE(model, radial, trained) if ops.runs_compiled(model.embedding) else None
 
 
 def layers_of(model: MACE) -> list[Layer]:
@@ -35,11 +35,18 @@ def layers_of(model: MACE) -> list[Layer]:
 
 
 class CompiledMACE:
-    """The network, with its parameters as they are when this is made."""
+    """The network, with its parameters as they are when this is made.
 
-    def __init__(self, model: MACE, radial: str) -> None:
+    Args:
+        model: the network.
+        radial: "exact" or "table".
+        trained: derivatives by the parameters go to those of `model` (then `radial` is "exact").
+    """
+
+    def __init__(self, model: MACE, radial: str, trained: bool) -> None:
         self.model = model
-        double = deepcopy(model).double().requires_grad_(False)
+        # Products of parameters are made in float64 where that costs nothing at each evaluation.
+        double = model if trained else deepcopy(model).double().requires_grad_(False)
         elements = (double.embedding / math.sqrt(len(model.elements))).unsqueeze(0)
         self.layers = [
             CompiledLayer(layer, None if t else elements, model.dtype) for t, layer in enumerate(layers_of(double))

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mlip import ops
 from mlip.nn.irreps import ElementLinear, IrrepsLinear
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def in_precision(module: M, dtype: torch.dtype) -> M:
+    """The module itself where its parameters have this precision, so that they can be trained; else a copy."""
+    return module if next(module.parameters()).dtype == dtype else deepcopy(module).to(dtype)
 
 
 class ChannelMap:

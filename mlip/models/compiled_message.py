@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from copy import deepcopy
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mlip import ops
-from mlip.models.compiled_maps import ChannelMap
+from mlip.models.compiled_maps import ChannelMap, in_precision
 from mlip.nn.activation import SILU_GAIN
 from mlip.nn.irreps import wigner_3j
 from mlip.nn.message import Message
@@ -53,17 +53,11 @@ class CompiledMessage:
         self, message: Message, up: ChannelMap, norm: float, elements: Tensor | None, dtype: torch.dtype
     ) -> None:
         outputs = list(dict.fromkeys(out for out, _, _ in message.paths))
-        paths = [(outputs.index(out), i, j) for out, i, j in message.paths]
-        of_features, of_harmonics = [ir.l for ir in message.irreps_in], [ir.l for ir in message.harmonics]
-        self.program = ops.MessageProgram(of_features, of_harmonics, [ir.l for ir in outputs], paths)
+        paths = tuple((outputs.index(out), i, j) for out, i, j in message.paths)
+        degrees = (tuple(ir.l for ir in irreps) for irreps in (message.irreps_in, message.harmonics, outputs))
+        self.program, coupling = _program(*degrees, paths)
         self.degrees = self.program.compile_time()
-        # Y is taken of the vector from center to neighbor here, of the opposite one by the model.
-        signs = torch.tensor([(-1.0) ** ir.l for ir in message.harmonics for _ in range(ir.dim)], dtype=torch.float64)
-        if self.degrees:
-            coupling = ops.coupling_matrix(*self.degrees, wigner_3j)
-        else:
-            coupling = self.program.coupling_matrix(wigner_3j)
-        self.coupling = (signs.unsqueeze(1) * coupling).to(dtype)
+        self.coupling = coupling.to(dtype)
         self.hidden = Hidden(message.radial, dtype)
         # Channels of what is sent are filled up, path by path, in the radial functions and in the mixing.
         radial = last_matrix(message.radial).unflatten(1, (len(message.paths), message.channels))
@@ -77,7 +71,9 @@ class CompiledMessage:
         if elements is not None:
             sent = up(elements)  # (D, Z, C)
             self.elements = ops.pad_channels(sent.transpose(0, 1), dtype, 2).to(dtype).contiguous()
-            if len(message.irreps_in) == 1:
+            # While the parameters are trained, the matrices of all of many elements would cost more than they save.
+            few = elements.shape[1] <= FEW_ELEMENTS or not elements.requires_grad
+            if len(message.irreps_in) == 1 and few:
                 factors = self._factors(message, radial, sent[0], mix)
                 matrices = [ops.pad_channels(matrix, dtype, 2).to(dtype) for matrix in factors.matrices]
                 self.factors = factors.with_matrices(matrices)
@@ -153,13 +149,32 @@ class CompiledMessage:
         return self.factors.with_matrices(matrices)(collected)
 
 
+@lru_cache(maxsize=64)
+def _program(
+    of_features: tuple[int, ...],
+    of_harmonics: tuple[int, ...],
+    of_messages: tuple[int, ...],
+    paths: tuple[tuple[int, int, int], ...],
+) -> tuple[ops.MessageProgram, Tensor]:
+    """The paths for the operators, and what turns harmonics into couplings, in float64."""
+    program = ops.MessageProgram(of_features, of_harmonics, of_messages, paths)
+    at_compile_time = program.compile_time()
+    if at_compile_time:
+        coupling = ops.coupling_matrix(*at_compile_time, wigner_3j)
+    else:
+        coupling = program.coupling_matrix(wigner_3j)
+    # Y is taken of the vector from center to neighbor here, of the opposite one by the model.
+    signs = [(-1.0) ** degree for degree in of_harmonics for _ in range(2 * degree + 1)]
+    return program, torch.tensor(signs, dtype=torch.float64).unsqueeze(1) * coupling
+
+
 class Hidden:
     """The radial network without its last layer."""
 
     def __init__(self, network: RadialMLP | NormalizedMLP, dtype: torch.dtype) -> None:
         self.network, self.weights = None, []
         if isinstance(network, NormalizedMLP):
-            self.network = deepcopy(network).to(dtype)
+            self.network = in_precision(network, dtype)
         else:
             scaled = [w / math.sqrt(len(w)) for w in network.weights]
             gains = [1.0] + [SILU_GAIN] * (len(scaled) - 1)

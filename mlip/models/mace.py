@@ -162,8 +162,8 @@ class MACE(EnergyModel):
         if cut_off or (apply_cutoff and "residual_nonlinear" in kinds):
             self.cutoff_smoothness = -1
 
-    def compiled(self, radial: str) -> Evaluator | None:
-        return compiled_mace(self, radial)
+    def compiled(self, radial: str, trained: bool = False) -> Evaluator | None:
+        return compiled_mace(self, radial, trained)
 
     def forward(self, graph: AtomGraph, head: int = 0) -> AtomOutputs:
         species = self.species(graph.numbers)

@@ -9,7 +9,7 @@ of 4096 for l_max = 3 and ν = 3, so that the whole is one matrix product over a
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import permutations
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from mlip.errors import InputError
 from mlip.nn.constants import Constants
 from mlip.nn.irreps import Irreps, slices, wigner_3j
+from mlip.ops import ContractionProgram
 
 #: Elements of one coupling tensor; beyond it the tensors of all paths fill the memory of any machine.
 LARGEST_TENSOR = 2**22
@@ -106,7 +107,7 @@ class SymmetricContraction(nn.Module):
             )
         self.terms: list[tuple[int, str]] = []  # output irrep, name of the weights
         self.weights = nn.ParameterDict()  # "irrep_order" -> (Z, paths, C)
-        self.dims_out = [ir.dim for ir in irreps_out]
+        self.dim_in, self.dims_out = sum(ir.dim for ir in irreps_in), [ir.dim for ir in irreps_out]
         monomials, coefficients = [], []
         for k, ir in enumerate(irreps_out):
             for order in range(1, correlation + 1):
@@ -119,6 +120,15 @@ class SymmetricContraction(nn.Module):
                 paths = terms[1].shape[1]
                 self.weights[f"{ir}_{order}"] = nn.Parameter(torch.randn(num_elements, paths, channels) / paths)
         self.monomials, self.coefficients = Constants(monomials), Constants(coefficients)
+
+    @cached_property
+    def program(self) -> ContractionProgram:
+        """All products as one sparse polynomial, for the compiled operator."""
+        blocks = [
+            (sum(self.dims_out[:block]), self.monomials[t], self.coefficients[t])
+            for t, (block, _) in enumerate(self.terms)
+        ]
+        return ContractionProgram(self.dim_in, sum(self.dims_out), blocks)
 
     def forward(self, x: Tensor, species: Tensor) -> Tensor:
         out: list[list[Tensor]] = [[] for _ in self.dims_out]
