@@ -215,6 +215,13 @@ def test_changed_weights_are_noticed() -> None:
     assert torch.allclose(after, with_backend(potential, "reference")(graph).energy, rtol=1e-13)
 
 
+def test_pairs_may_lie_in_any_order_in_memory() -> None:
+    potential = make(**MODELS["vectors"])
+    graph = atoms_to_graph(structures()["crystal"], potential.cutoff)
+    other = graph._replace(edge_index=graph.edge_index.t().contiguous().t())
+    assert torch.equal(potential(other).forces, potential(graph).forces)
+
+
 def test_heads_have_their_own_energies() -> None:
     potential = make(**MODELS["two heads"])
     graph = atoms_to_graph(structures()["crystal"], potential.cutoff)

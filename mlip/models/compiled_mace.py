@@ -60,6 +60,7 @@ class CompiledMACE:
         model, dtype = self.model, self.model.dtype
         if graph.edge_index.shape[1] == 0:  # only lone atoms, or none
             return model(graph, head)
+        graph = graph._replace(edge_index=graph.edge_index.contiguous())
         species = model.species(graph.numbers)
         center, neighbor = graph.edge_index
         vectors = ops.edge_vectors(graph.positions, graph.cell, graph.edge_index, graph.edge_shift, graph.batch)
