@@ -160,12 +160,19 @@ class Potential(nn.Module):
 
         Raises:
             UnknownElementError: an element the model does not know.
-            InputError: not an AtomGraph; stress of a structure without a three-dimensional cell.
+            InputError: not an AtomGraph; stress of a structure without a three-dimensional cell; positions that require
+                gradients, without `training`.
         """
         if not isinstance(graph, AtomGraph):
             raise InputError(
                 f"a potential takes an AtomGraph, not {type(graph).__name__}; make one with "
                 "mlip.convert.atoms_to_graph(atoms, potential.cutoff), or use mlip.MLIPCalculator"
+            )
+        wanted = graph.positions.requires_grad or graph.cell.requires_grad
+        if wanted and not training and torch.is_grad_enabled():
+            raise InputError(
+                "positions or cell require gradients, but the answers of a plain evaluation have none: pass "
+                "training=True to differentiate through them, or detach positions and cell"
             )
         if torch.is_inference_mode_enabled():
             # Inside that mode derivatives would all be zero, and what is kept for later could not be used outside.

@@ -111,3 +111,25 @@ def test_wrong_arguments() -> None:
         Potential(model, {14: 0.0, 6: 0.0}, scale=0.0)
     with pytest.raises(InputError, match="finite"):
         Potential(model, {14: float("nan"), 6: 0.0})
+
+
+def test_hessian_is_right_or_refused() -> None:
+    """Without `training` the answers are constants, and their derivatives would be silently zero."""
+    potential = make()
+    potential.requires_grad_(False)
+    atoms = bulk("Si")
+    atoms.rattle(0.05, seed=0)
+    graph = atoms_to_graph(atoms, 4.0)
+
+    def energy(positions: torch.Tensor, training: bool) -> torch.Tensor:
+        moved = graph._replace(positions=positions.view(-1, 3))
+        return potential(moved, forces=False, stress=False, training=training).energy.sum()
+
+    flat = graph.positions.flatten()
+    with pytest.raises(InputError, match="pass training=True to differentiate through them"):
+        torch.autograd.functional.hessian(lambda x: energy(x, False), flat)
+    hessian = torch.autograd.functional.hessian(lambda x: energy(x, True), flat)
+    step = 1e-4 * torch.eye(len(flat), dtype=torch.float64)
+    forces = [potential(graph._replace(positions=(flat + s * d).view(-1, 3))).forces for d in step for s in (1, -1)]
+    numerical = torch.stack([(b - a).flatten() / 2e-4 for a, b in zip(forces[::2], forces[1::2], strict=True)])
+    torch.testing.assert_close(hessian, numerical, rtol=1e-5, atol=1e-5 * float(hessian.abs().max()))
