@@ -90,14 +90,12 @@ def main() -> None:
                 interpolation + forward,
                 lambda a=table_arguments: torch.ops.mlip.message_interpolated(*a),
             )
-            grads = [torch.randn_like(out) for out in torch.ops.mlip.message_interpolated(*table_arguments)]
+            grad = torch.randn_like(torch.ops.mlip.message_interpolated(*table_arguments))
             for need_x in (False, True):
                 report(
                     f"table backward{', x too' if need_x else ''}",
                     2 * interpolation + backward,
-                    lambda a=table_arguments, g=grads, x=need_x: torch.ops.mlip.message_interpolated_backward(
-                        *g, *a, x
-                    ),
+                    lambda a=(grad, *table_arguments, need_x): torch.ops.mlip.message_interpolated_backward(*a),
                 )
 
             activations = torch.randn(e, options.width, dtype=dtype)
@@ -109,7 +107,7 @@ def main() -> None:
                 report(
                     f"exact backward, x too{', matrix too' if need_matrix else ''}",
                     (2 + need_matrix) * product + backward,
-                    lambda a=(*grads, *exact_arguments, True, need_matrix): torch.ops.mlip.message_exact_backward(*a),
+                    lambda a=(grad, *exact_arguments, True, need_matrix): torch.ops.mlip.message_exact_backward(*a),
                 )
 
 

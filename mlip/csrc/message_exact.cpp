@@ -9,10 +9,9 @@ namespace {
 #define MLIP_EXACT_ARGUMENTS                                                                                  \
   "Tensor x, Tensor coupling, Tensor activations, Tensor matrix, Tensor neighbor, Tensor offsets, int hidden, " \
   "int harmonics"
-constexpr const char* schema = "message_exact(" MLIP_EXACT_ARGUMENTS ") -> (Tensor, Tensor, Tensor, Tensor)";
-constexpr const char* backward_schema =
-    "message_exact_backward(Tensor grad_0, Tensor grad_1, Tensor grad_2, Tensor grad_3, "
-    MLIP_EXACT_ARGUMENTS ", bool need_x, bool need_matrix) -> (Tensor, Tensor, Tensor, Tensor)";
+constexpr const char* schema = "message_exact(" MLIP_EXACT_ARGUMENTS ") -> Tensor";
+constexpr const char* backward_schema = "message_exact_backward(Tensor grad, " MLIP_EXACT_ARGUMENTS
+    ", bool need_x, bool need_matrix) -> (Tensor, Tensor, Tensor, Tensor)";
 
 struct Arguments {
   explicit Arguments(const StableIValue* stack)
@@ -50,11 +49,11 @@ class Exact {
         forward_block(first, last, packed.data(), path_size, radial.data());
       });
     });
-    for (int l3 = 0; l3 < 4; l3++) stack[l3] = out[l3].release();
+    stack[0] = out.release();
   }
 
-  void backward(const Messages& grad, bool need_x, bool need_matrix, StableIValue* stack) {
-    check_gradients(graph_, grad, args_);
+  void backward(const abi::Tensor& grad, bool need_x, bool need_matrix, StableIValue* stack) {
+    check_gradient(graph_, grad, args_);
     const int32_t dtype = given_.x.dtype();
     auto grad_x = need_x ? given_.x.new_empty({graph_.num_atoms, graph_.sizes.components_x, graph_.channels}, dtype)
                          : given_.x.new_empty({0}, dtype);
@@ -143,9 +142,9 @@ void message_exact(StableIValue* stack, uint64_t, uint64_t) {
 }
 
 void message_exact_backward(StableIValue* stack, uint64_t, uint64_t) {
-  const Messages grad{abi::Tensor(stack[0]), abi::Tensor(stack[1]), abi::Tensor(stack[2]), abi::Tensor(stack[3])};
-  const Arguments args(stack + 4);
-  const bool need_x = abi::from_stack<bool>(stack[12]), need_matrix = abi::from_stack<bool>(stack[13]);
+  const abi::Tensor grad(stack[0]);
+  const Arguments args(stack + 1);
+  const bool need_x = abi::from_stack<bool>(stack[9]), need_matrix = abi::from_stack<bool>(stack[10]);
   if (args.x.dtype() == aoti_torch_dtype_float64())
     return Exact<double>(args).backward(grad, need_x, need_matrix, stack);
   expect_message(args.x.dtype() == aoti_torch_dtype_float32(), "x: expected float32 or float64");

@@ -218,7 +218,7 @@ void forward(const Given& given, Radial& radial, StableIValue* stack) {
   Graph<Real> graph(given);
   radial.check(graph);
   auto& shared = graph.args;
-  const int64_t channels = shared.channels, size = graph.program.rows * shared.num_atoms * channels;
+  const int64_t channels = shared.channels, size = abi::product({graph.program.rows, shared.num_atoms, channels});
   auto out = given.x.new_empty({size}, given.x.dtype());
   shared.out[0] = out.template data<Real>();
   prefer_huge_pages(shared.out[0], size * static_cast<int64_t>(sizeof(Real)));
@@ -246,7 +246,7 @@ void backward(const abi::Tensor& grad, const Given& given, Radial& radial, bool 
   Graph<Real> graph(given);
   radial.check(graph);
   auto& shared = graph.args;
-  check_tensor(grad, dtype_of<Real>(), {graph.program.rows * shared.num_atoms * shared.channels},
+  check_tensor(grad, dtype_of<Real>(), {abi::product({graph.program.rows, shared.num_atoms, shared.channels})},
                "grad: expected a contiguous tensor like the messages");
   shared.grad_out[0] = grad.template data<Real>();
   const int32_t dtype = given.x.dtype();

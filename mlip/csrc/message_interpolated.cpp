@@ -7,10 +7,9 @@ namespace {
 #define MLIP_INTERPOLATED_ARGUMENTS                                                                      \
   "Tensor x, Tensor coupling, Tensor weights, Tensor knot, Tensor table, Tensor neighbor, Tensor offsets, " \
   "int hidden, int harmonics"
-constexpr const char* schema = "message_interpolated(" MLIP_INTERPOLATED_ARGUMENTS ") -> (Tensor, Tensor, Tensor, Tensor)";
-constexpr const char* backward_schema =
-    "message_interpolated_backward(Tensor grad_0, Tensor grad_1, Tensor grad_2, Tensor grad_3, "
-    MLIP_INTERPOLATED_ARGUMENTS ", bool need_x) -> (Tensor, Tensor, Tensor)";
+constexpr const char* schema = "message_interpolated(" MLIP_INTERPOLATED_ARGUMENTS ") -> Tensor";
+constexpr const char* backward_schema = "message_interpolated_backward(Tensor grad, " MLIP_INTERPOLATED_ARGUMENTS
+    ", bool need_x) -> (Tensor, Tensor, Tensor)";
 
 struct Arguments {
   explicit Arguments(const StableIValue* stack)
@@ -43,14 +42,14 @@ void forward(const Arguments& given, StableIValue* stack) {
   const auto run = kernels_of<Real>(graph.hidden, graph.harmonics).interpolated.forward;
   abi::parallel_for(0, graph.num_atoms, 8,
                     [&](int64_t begin, int64_t end) { run(args, begin, end, 0, graph.channels); });
-  for (int l3 = 0; l3 < 4; l3++) stack[l3] = out[l3].release();
+  stack[0] = out.release();
 }
 
 template <class Real>
-void backward(const Arguments& given, const Messages& grad, bool need_x, StableIValue* stack) {
+void backward(const Arguments& given, const abi::Tensor& grad, bool need_x, StableIValue* stack) {
   MessageArguments<Real> args;
   const MessageGraph graph = given.check(args);
-  check_gradients(graph, grad, args);
+  check_gradient(graph, grad, args);
   const int64_t length = graph.sizes.components_x * graph.channels;
   auto grad_x = need_x ? given.x.new_empty({graph.num_atoms, graph.sizes.components_x, graph.channels}, given.x.dtype())
                        : given.x.new_empty({0}, given.x.dtype());
@@ -78,9 +77,9 @@ void message_interpolated(StableIValue* stack, uint64_t, uint64_t) {
 }
 
 void message_interpolated_backward(StableIValue* stack, uint64_t, uint64_t) {
-  const Messages grad{abi::Tensor(stack[0]), abi::Tensor(stack[1]), abi::Tensor(stack[2]), abi::Tensor(stack[3])};
-  const Arguments args(stack + 4);
-  const bool need_x = abi::from_stack<bool>(stack[13]);
+  const abi::Tensor grad(stack[0]);
+  const Arguments args(stack + 1);
+  const bool need_x = abi::from_stack<bool>(stack[10]);
   if (args.x.dtype() == aoti_torch_dtype_float64()) return backward<double>(args, grad, need_x, stack);
   expect_message(args.x.dtype() == aoti_torch_dtype_float32(), "x: expected float32 or float64");
   backward<float>(args, grad, need_x, stack);

@@ -1,7 +1,6 @@
 // What the operators around the message kernels share: arguments, their checks, and sums that do not depend on threads.
 #pragma once
 #include <algorithm>
-#include <array>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -94,30 +93,31 @@ struct MessageGraph {
   }
 };
 
-// The messages of degree l3, (2 l3 + 1, atoms, paths * channels); (0,) beyond the degree of the harmonics.
-inline abi::Tensor new_messages(const MessageGraph& graph, const abi::Tensor& x, int l3) {
-  if (l3 > graph.harmonics) return x.new_empty({0}, x.dtype());
-  return x.new_empty({2 * l3 + 1, graph.num_atoms, graph.sizes.into[l3] * graph.channels}, x.dtype());
+// All messages, (size,): the blocks (2 l3 + 1, atoms, paths into l3 * channels) one after the other.
+inline int64_t message_size(const MessageGraph& graph) {
+  int64_t rows = 0;
+  for (int l3 = 0; l3 <= graph.harmonics; l3++) rows += (2 * l3 + 1) * graph.sizes.into[l3];
+  return abi::product({rows, graph.num_atoms, graph.channels});
 }
-using Messages = std::array<abi::Tensor, 4>;
 template <class Real>
-Messages allocate_messages(const MessageGraph& graph, const abi::Tensor& x, MessageArguments<Real>& args) {
-  Messages out{new_messages(graph, x, 0), new_messages(graph, x, 1), new_messages(graph, x, 2),
-               new_messages(graph, x, 3)};
+void find_blocks(const MessageGraph& graph, Real* messages, Real** blocks) {
   for (int l3 = 0; l3 <= graph.harmonics; l3++) {
-    args.out[l3] = out[l3].data<Real>();
-    prefer_huge_pages(args.out[l3], (2 * l3 + 1) * graph.num_atoms * graph.sizes.into[l3] * graph.channels *
-                                        static_cast<int64_t>(sizeof(Real)));
+    blocks[l3] = messages;
+    messages += (2 * l3 + 1) * graph.num_atoms * graph.sizes.into[l3] * graph.channels;
   }
+}
+template <class Real>
+abi::Tensor allocate_messages(const MessageGraph& graph, const abi::Tensor& x, MessageArguments<Real>& args) {
+  const int64_t size = message_size(graph);
+  auto out = x.new_empty({size}, x.dtype());
+  find_blocks(graph, out.template data<Real>(), args.out);
+  prefer_huge_pages(args.out[0], size * static_cast<int64_t>(sizeof(Real)));
   return out;
 }
 template <class Real>
-void check_gradients(const MessageGraph& graph, const Messages& grad, MessageArguments<Real>& args) {
-  for (int l3 = 0; l3 <= graph.harmonics; l3++) {
-    check_tensor(grad[l3], dtype_of<Real>(), {2 * l3 + 1, graph.num_atoms, graph.sizes.into[l3] * graph.channels},
-                 "grad: expected contiguous tensors like the messages");
-    args.grad_out[l3] = grad[l3].data<Real>();
-  }
+void check_gradient(const MessageGraph& graph, const abi::Tensor& grad, MessageArguments<Real>& args) {
+  check_tensor(grad, dtype_of<Real>(), {message_size(graph)}, "grad: expected a contiguous tensor like the messages");
+  find_blocks<const Real>(graph, grad.data<Real>(), args.grad_out);
 }
 
 // Calls body(first center, end) for runs of centers of at most `edges_at_once` edges, or of a single center.

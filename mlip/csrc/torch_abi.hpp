@@ -3,6 +3,7 @@
 // The functions are those of torch/csrc/stable/c/shim.h and torch/csrc/inductor/aoti_torch/c/shim.h; torch keeps them
 // for two years after a release. They are resolved by the torch that is loaded at run time (2.11 or newer).
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <exception>
@@ -68,6 +69,27 @@ T from_stack(StableIValue value) {
   return out;
 }
 
+// The product of sizes; throws where numbers so many would not fit into any memory.
+inline int64_t product(std::initializer_list<int64_t> sizes) {
+  int64_t product = 16;  // bytes of the largest number
+  for (const int64_t size : sizes)
+    if (size < 0 || __builtin_mul_overflow(product, size, &product))
+      throw std::invalid_argument("mlip: a tensor of these sizes would be larger than any memory");
+  return product / 16;
+}
+
+// Strides of a contiguous tensor of up to eight axes. A tensor without elements may have sizes beyond any memory too.
+struct Strides {
+  explicit Strides(std::initializer_list<int64_t> shape) {
+    int64_t stride = 1;
+    for (auto axis = static_cast<int64_t>(shape.size()) - 1; axis >= 0; axis--) {
+      values[axis] = stride;
+      stride = product({stride, std::max<int64_t>(shape.begin()[axis], 1)});
+    }
+  }
+  int64_t values[8];
+};
+
 // Owns one reference to a tensor. An operator owns its arguments, so each is wrapped before anything can throw.
 class Tensor {
  public:
@@ -95,13 +117,9 @@ class Tensor {
   // An uninitialised, contiguous tensor on the same device.
   Tensor new_empty(std::initializer_list<int64_t> shape, int32_t dtype) const {
     const auto ndim = static_cast<int64_t>(shape.size());
-    int64_t strides[8], stride = 1;
-    for (int64_t axis = ndim - 1; axis >= 0; axis--) {
-      strides[axis] = stride;
-      stride *= shape.begin()[axis];
-    }
+    const Strides strides(shape);
     AtenTensorHandle made = nullptr;
-    MLIP_ABI(aoti_torch_empty_strided(ndim, shape.begin(), strides, dtype, device_type(), device_index(), &made));
+    MLIP_ABI(aoti_torch_empty_strided(ndim, shape.begin(), strides.values, dtype, device_type(), device_index(), &made));
     return Tensor(made);
   }
 
@@ -109,13 +127,9 @@ class Tensor {
   static Tensor from_memory(void* data, std::initializer_list<int64_t> shape, int32_t dtype,
                             void (*deleter)(void* data, void* context), void* context) {
     const auto ndim = static_cast<int64_t>(shape.size());
-    int64_t strides[8], stride = 1;
-    for (int64_t axis = ndim - 1; axis >= 0; axis--) {
-      strides[axis] = stride;
-      stride *= shape.begin()[axis];
-    }
+    const Strides strides(shape);
     AtenTensorHandle made = nullptr;
-    MLIP_ABI(torch_from_blob(data, ndim, shape.begin(), strides, 0, dtype, aoti_torch_device_type_cpu(), -1, &made,
+    MLIP_ABI(torch_from_blob(data, ndim, shape.begin(), strides.values, 0, dtype, aoti_torch_device_type_cpu(), -1, &made,
                              aoti_torch_layout_strided(), nullptr, 0, deleter, context));
     return Tensor(made);
   }

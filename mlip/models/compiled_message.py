@@ -119,18 +119,19 @@ class CompiledMessage:
         graph = (pairs.neighbor, pairs.offsets)
         if place is None:
             exact = (sent, coupling, activations, self.radial, *graph)
-            blocks = (
+            messages = (
                 ops.message_exact(*exact, *self.degrees)
                 if self.degrees
                 else ops.message_exact_general(*exact, self.program)
             )
         else:
             table = (sent, coupling, *place, *graph)
-            blocks = (
+            messages = (
                 ops.message_interpolated(*table, *self.degrees)
                 if self.degrees
                 else ops.message_interpolated_general(*table, self.program)
             )
+        blocks = ops.message_blocks(messages, len(sent), sent.shape[2], self.program)
         return self.mix.of_blocks(blocks)
 
     def _factored(self, pairs: Pairs, activations: Tensor) -> Tensor:

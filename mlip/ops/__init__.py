@@ -9,6 +9,7 @@ from mlip.ops.element_linear import element_linear as element_linear
 from mlip.ops.interpolation import cubic_weights as cubic_weights
 from mlip.ops.matmul import matmul as matmul
 from mlip.ops.message import coupling_matrix as coupling_matrix
+from mlip.ops.message import message_blocks as message_blocks
 from mlip.ops.message import message_exact as message_exact
 from mlip.ops.message import message_interpolated as message_interpolated
 from mlip.ops.message import neighbor_outer as neighbor_outer

@@ -5,8 +5,9 @@ l3 <= ``harmonics``, all of natural parity:
 
     out[l3][m3, i, (p, c)] = sum over edges e of center i, m1:  M[e, (p, m3, m1)] * R[e, p, c] * x[neighbor[e], m1, c]
 
-with M = Y @ :func:`coupling_matrix`. Paths p = (l1, l2, l3) have the order of :func:`message_paths` everywhere but in
-the columns of M. Edges are sorted by center: those of center i are ``offsets[i]:offsets[i + 1]``.
+in one tensor, the blocks of the degrees l3 one after the other (:func:`message_blocks`), with M = Y @
+:func:`coupling_matrix`. Paths p = (l1, l2, l3) have the order of :func:`message_paths` everywhere but in the columns of
+M. Edges are sorted by center: those of center i are ``offsets[i]:offsets[i + 1]``.
 
 The compiled operators (CPU, float32 and float64, whole multiples of 64 bytes of channels, hidden <= 2, harmonics 1 to
 3) never store an (edges x paths x channels) array and have derivatives of any order; all else runs in plain torch.
@@ -16,7 +17,8 @@ Their results do not depend on the number of threads.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -24,6 +26,9 @@ from torch import Tensor
 from mlip import _extension
 from mlip.ops.multilinear import register_multilinear
 from mlip.ops.segment import segment_sum
+
+if TYPE_CHECKING:
+    from mlip.ops.message_general import MessageProgram
 
 MAX_HIDDEN, MAX_HARMONICS = 2, 3  # of the compiled kernels
 
@@ -67,6 +72,33 @@ def coupling_matrix(hidden: int, harmonics: int, wigner_3j: Callable[[int, int, 
     return matrix
 
 
+def message_blocks(
+    messages: Tensor, num_atoms: int, channels: int, paths: MessageProgram | tuple[int, int]
+) -> list[Tensor]:
+    """The blocks (2 l3 + 1, N, paths into it * C) of messages in one dimension, as views.
+
+    Args:
+        messages: from a message operator.
+        num_atoms: N.
+        channels: C.
+        paths: the program, or `hidden` and `harmonics`.
+    """
+    if isinstance(paths, tuple):
+        of_paths = [l3 for _, _, l3 in message_paths(*paths)]
+        counts = [of_paths.count(l3) for l3 in range(paths[1] + 1)]
+        dims = [2 * l3 + 1 for l3 in range(paths[1] + 1)]
+    else:
+        counts, dims = paths.counts, paths.dims_out
+    shapes = [(dim, num_atoms, count * channels) for dim, count in zip(dims, counts, strict=True)]
+    parts = messages.split([math.prod(shape) for shape in shapes])
+    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def join_blocks(blocks: Sequence[Tensor]) -> Tensor:
+    """Blocks as :func:`message_blocks` gives them, in one dimension."""
+    return torch.cat([block.flatten() for block in blocks])
+
+
 def pack_table(values: Tensor, slopes: Tensor, dtype: torch.dtype) -> Tensor:
     """Table of radial functions for :func:`message_interpolated`.
 
@@ -98,7 +130,7 @@ def message_interpolated(
     offsets: Tensor,
     hidden: int,
     harmonics: int,
-) -> list[Tensor]:
+) -> Tensor:
     """Messages with radial functions interpolated from a table (cubic Hermite).
 
     R[e] = weights[e, 0] v[knot] + weights[e, 1] s[knot] + weights[e, 2] (v[knot + 1] - v[knot]) + weights[e, 3]
@@ -116,10 +148,10 @@ def message_interpolated(
         harmonics: largest degree of harmonics and messages.
 
     Returns:
-        For each degree l3 of the messages (2 l3 + 1, N, paths into l3 * C).
+        The messages of all degrees l3, (2 l3 + 1, N, paths into l3 * C) each, in one dimension: see `message_blocks`.
     """
     if _fits(x, hidden, harmonics):
-        messages = torch.ops.mlip.message_interpolated(
+        return torch.ops.mlip.message_interpolated(
             x.contiguous(),
             coupling.contiguous(),
             weights.contiguous(),
@@ -130,7 +162,6 @@ def message_interpolated(
             hidden,
             harmonics,
         )
-        return list(messages[: harmonics + 1])
     radial = interpolated_radial(weights, knot, table)
     return message_reference(x, coupling, radial, neighbor, offsets, hidden, harmonics)
 
@@ -144,7 +175,7 @@ def message_exact(
     offsets: Tensor,
     hidden: int,
     harmonics: int,
-) -> list[Tensor]:
+) -> Tensor:
     """Messages with radial functions R = activations @ matrix, the last layer of a perceptron.
 
     Args:
@@ -159,10 +190,10 @@ def message_exact(
         harmonics: largest degree of harmonics and messages.
 
     Returns:
-        For each degree l3 of the messages (2 l3 + 1, N, paths into l3 * C).
+        The messages of all degrees l3, (2 l3 + 1, N, paths into l3 * C) each, in one dimension: see `message_blocks`.
     """
     if _fits(x, hidden, harmonics):
-        messages = torch.ops.mlip.message_exact(
+        return torch.ops.mlip.message_exact(
             x.contiguous(),
             coupling.contiguous(),
             activations.contiguous(),
@@ -172,7 +203,6 @@ def message_exact(
             hidden,
             harmonics,
         )
-        return list(messages[: harmonics + 1])
     radial = (activations @ matrix).unflatten(1, (-1, x.shape[2]))
     return message_reference(x, coupling, radial, neighbor, offsets, hidden, harmonics)
 
@@ -211,7 +241,7 @@ def edge_centers(offsets: Tensor) -> Tensor:
 
 def message_reference(
     x: Tensor, coupling: Tensor, radial: Tensor, neighbor: Tensor, offsets: Tensor, hidden: int, harmonics: int
-) -> list[Tensor]:
+) -> Tensor:
     """Messages in plain torch, for any degrees, with radial functions (E, paths, C); see the other arguments above."""
     center = edge_centers(offsets)
     features = x.index_select(0, neighbor).split([2 * l1 + 1 for l1 in range(hidden + 1)], dim=1)
@@ -222,7 +252,7 @@ def message_reference(
         m = coupling[:, where[path]]
         product = m[:, :, None] * features[l1] if l2 == 0 else m.unflatten(1, (2 * l3 + 1, 2 * l1 + 1)) @ features[l1]
         collected[l3].append(segment_sum(product * r[:, None], center, x.shape[0]).movedim(1, 0))
-    return [torch.cat(parts, dim=2) for parts in collected]
+    return join_blocks([torch.cat(parts, dim=2) for parts in collected])
 
 
 def _fits(x: Tensor, hidden: int, harmonics: int) -> bool:
@@ -239,14 +269,8 @@ def _fits(x: Tensor, hidden: int, harmonics: int) -> bool:
     )
 
 
-def _messages_fake(x: Tensor, hidden: int, harmonics: int) -> tuple[Tensor, ...]:
-    paths = message_paths(hidden, harmonics)
-    return tuple(
-        x.new_empty(2 * l3 + 1, x.shape[0], x.shape[2] * sum(p[2] == l3 for p in paths))
-        if l3 <= harmonics
-        else x.new_empty(0)
-        for l3 in range(MAX_HARMONICS + 1)
-    )
+def _messages_fake(x: Tensor, hidden: int, harmonics: int) -> Tensor:
+    return x.new_empty(sum(2 * l3 + 1 for _, _, l3 in message_paths(hidden, harmonics)) * x.shape[0] * x.shape[2])
 
 
 if _extension.compiled:
@@ -257,7 +281,7 @@ if _extension.compiled:
 
     @torch.library.register_fake("mlip::message_interpolated_backward")
     def _interpolated_backward_fake(*args):  # type: ignore[no-untyped-def]
-        x, coupling, weights, need_x = *args[4:7], args[-1]
+        x, coupling, weights, need_x = *args[1:4], args[-1]
         return torch.empty_like(x) if need_x else x.new_empty(0), torch.empty_like(coupling), torch.empty_like(weights)
 
     @torch.library.register_fake("mlip::message_exact")
@@ -267,7 +291,7 @@ if _extension.compiled:
     @torch.library.register_fake("mlip::message_exact_backward")
     def _exact_backward_fake(*args):  # type: ignore[no-untyped-def]
         wanted = (args[-2], True, True, args[-1])
-        return tuple(torch.empty_like(a) if want else a.new_empty(0) for a, want in zip(args[4:8], wanted, strict=True))
+        return tuple(torch.empty_like(a) if want else a.new_empty(0) for a, want in zip(args[1:5], wanted, strict=True))
 
     @torch.library.register_fake("mlip::neighbor_outer")
     def _outer_fake(left: Tensor, right: Tensor, offsets: Tensor) -> Tensor:
@@ -277,6 +301,6 @@ if _extension.compiled:
     def _outer_backward_fake(grad: Tensor, left: Tensor, right: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
         return torch.empty_like(left), torch.empty_like(right)
 
-    register_multilinear("message_interpolated", linear=3, outputs=4, optional=(0,))
-    register_multilinear("message_exact", linear=4, outputs=4, optional=(0, 3))
+    register_multilinear("message_interpolated", linear=3, outputs=1, optional=(0,))
+    register_multilinear("message_exact", linear=4, outputs=1, optional=(0, 3))
     register_multilinear("neighbor_outer", linear=2, outputs=1)

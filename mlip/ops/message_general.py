@@ -17,7 +17,14 @@ from torch import Tensor
 
 from mlip import _extension
 from mlip.ops.dispatch import runs_compiled
-from mlip.ops.message import MAX_HARMONICS, MAX_HIDDEN, edge_centers, interpolated_radial, message_paths
+from mlip.ops.message import (
+    MAX_HARMONICS,
+    MAX_HIDDEN,
+    edge_centers,
+    interpolated_radial,
+    join_blocks,
+    message_paths,
+)
 from mlip.ops.multilinear import register_multilinear
 from mlip.ops.segment import segment_sum
 
@@ -91,12 +98,6 @@ class MessageProgram:
             matrix[first : first + 2 * l2 + 1, columns] = coupling.flatten(1)
         return matrix
 
-    def split(self, messages: Tensor, num_atoms: int, channels: int) -> list[Tensor]:
-        """The flat output of the compiled operators as messages (2 l3 + 1, N, paths * C)."""
-        shapes = [(dim, num_atoms, count * channels) for dim, count in zip(self.dims_out, self.counts, strict=True)]
-        parts = messages.split([math.prod(shape) for shape in shapes])
-        return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
-
 
 def message_interpolated_general(
     x: Tensor,
@@ -107,7 +108,7 @@ def message_interpolated_general(
     neighbor: Tensor,
     offsets: Tensor,
     program: MessageProgram,
-) -> list[Tensor]:
+) -> Tensor:
     """Messages with radial functions interpolated from a table: `mlip.ops.message.message_interpolated` for any paths.
 
     Args:
@@ -121,12 +122,11 @@ def message_interpolated_general(
         program: the paths.
 
     Returns:
-        The messages of the program, (2 l3 + 1, N, paths into it * C) each.
+        The messages of the program, (2 l3 + 1, N, paths into it * C) each, in one dimension: see `message_blocks`.
     """
     if _fits(x):
         tensors = (x.contiguous(), coupling.contiguous(), weights.contiguous(), knot, table, neighbor, offsets)
-        out = torch.ops.mlip.message_interpolated_general(*tensors, program.table, program.rows)
-        return program.split(out, x.shape[0], x.shape[2])
+        return torch.ops.mlip.message_interpolated_general(*tensors, program.table, program.rows)
     radial = interpolated_radial(weights, knot, table)
     return message_general_reference(x, coupling, radial, neighbor, offsets, program)
 
@@ -139,7 +139,7 @@ def message_exact_general(
     neighbor: Tensor,
     offsets: Tensor,
     program: MessageProgram,
-) -> list[Tensor]:
+) -> Tensor:
     """Messages with radial functions activations @ matrix: `mlip.ops.message.message_exact` for any paths.
 
     Args:
@@ -152,19 +152,18 @@ def message_exact_general(
         program: the paths.
 
     Returns:
-        The messages of the program, (2 l3 + 1, N, paths into it * C) each.
+        The messages of the program, (2 l3 + 1, N, paths into it * C) each, in one dimension: see `message_blocks`.
     """
     if _fits(x):
         tensors = (x.contiguous(), coupling.contiguous(), activations.contiguous(), matrix.contiguous())
-        out = torch.ops.mlip.message_exact_general(*tensors, neighbor, offsets, program.table, program.rows)
-        return program.split(out, x.shape[0], x.shape[2])
+        return torch.ops.mlip.message_exact_general(*tensors, neighbor, offsets, program.table, program.rows)
     radial = (activations @ matrix).unflatten(1, (-1, x.shape[2]))
     return message_general_reference(x, coupling, radial, neighbor, offsets, program)
 
 
 def message_general_reference(
     x: Tensor, coupling: Tensor, radial: Tensor, neighbor: Tensor, offsets: Tensor, program: MessageProgram
-) -> list[Tensor]:
+) -> Tensor:
     """Messages in plain torch, with radial functions (E, paths, C)."""
     center = edge_centers(offsets)
     features = x.index_select(0, neighbor).split(program.dims_in, dim=1)
@@ -176,7 +175,7 @@ def message_general_reference(
         else:
             product = m.unflatten(1, (program.dims_out[block], program.dims_in[i])) @ features[i]
         collected[block].append(segment_sum(product * r[:, None], center, x.shape[0]).movedim(1, 0))
-    return [torch.cat(parts, dim=2) for parts in collected]
+    return join_blocks([torch.cat(parts, dim=2) for parts in collected])
 
 
 def _fits(x: Tensor) -> bool:
