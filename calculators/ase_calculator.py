@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from os import PathLike
 from typing import Any, TypeAlias
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError, all_changes
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mlip.acceleration import Acceleration
@@ -157,6 +158,38 @@ class MLIPCalculator(DeviatingCalculator):
                 _require_finite(result)
             out += results
         return out
+
+    def get_hessian(
+        self,
+        atoms: Atoms | None = None,
+        indices: Sequence[int] | None = None,
+        progress: Callable[[int, int, str], object] | None = None,
+    ) -> NDArray[np.float64]:
+        """Second derivatives ∂²E/∂x_i ∂x_jb of the energy, exact (no finite differences), as mace-torch gives them.
+
+        Constraints play no part. The radial functions are exact, whatever those of the calculator are. Of a committee
+        it is the mean over the members.
+
+        Args:
+            atoms: structure; default: the one of the last calculation.
+            indices: atoms whose rows are wanted, all by default.
+            progress: called with (done, total, "") as rows are done.
+
+        Returns:
+            (3N, N, 3) in eV/Å², or (3n, N, 3) for n indices. `.reshape(3 * N, 3 * N)` is the symmetric matrix,
+            `.reshape(N, 3, N, 3)` what `ase.vibrations.VibrationsData` takes.
+
+        Raises:
+            InputError, UnknownElementError: as for energies; an index that is no atom's.
+        """
+        atoms = self.atoms if atoms is None else atoms
+        if atoms is None:
+            raise InputError("no structure given; expected an ase.Atoms")
+        _require_atoms(atoms)
+        graph = atoms_to_graph(atoms, self.potential.cutoff, device=self.device)
+        hessian = self.potential.hessian(graph, indices, progress).flatten(0, 1).cpu().numpy()
+        _require_finite({"Hessian": hessian})
+        return np.asarray(hessian)
 
 
 def _own(model: Model, head: str | None) -> Potential:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -67,16 +67,33 @@ class Committee(nn.Module):
             UnknownElementError: an element that a member does not know.
             InputError: stress of a structure without a three-dimensional cell.
         """
+        self._require_known(graph)
+        answers = [member(self._seen_by(member, graph), forces=forces, stress=stress) for member in self.potentials]
+        return _statistics(answers)
+
+    def hessian(
+        self,
+        graph: AtomGraph,
+        indices: Sequence[int] | None = None,
+        progress: Callable[[int, int, str], object] | None = None,
+    ) -> Tensor:
+        """Mean of the members' second derivatives, (n, 3, N, 3); see `Potential.hessian`."""
+        self._require_known(graph)
+        members = self.potentials
+        total = members[0].hessian(self._seen_by(members[0], graph), indices, progress)
+        for member in members[1:]:
+            total += member.hessian(self._seen_by(member, graph), indices, progress)
+        return total / len(members)
+
+    def _require_known(self, graph: AtomGraph) -> None:
         for number, (name, member) in enumerate(zip(self.names, self.potentials, strict=True), start=1):
             try:
                 member.model.species(graph.numbers)
             except UnknownElementError as error:
                 raise UnknownElementError(f"member {number} of the committee ({name}): {error}") from error
-        answers = [
-            member(graph if member.cutoff == self.cutoff else graph.within(member.cutoff), forces=forces, stress=stress)
-            for member in self.potentials
-        ]
-        return _statistics(answers)
+
+    def _seen_by(self, member: Potential, graph: AtomGraph) -> AtomGraph:
+        return graph if member.cutoff == self.cutoff else graph.within(member.cutoff)
 
 
 def _statistics(answers: Sequence[Prediction]) -> CommitteePrediction:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from os import PathLike
 from typing import Any, NamedTuple
@@ -188,6 +188,36 @@ class Potential(nn.Module):
         if not training:
             energy, atom_energies = energy.detach(), atom_energies.detach()
         return Prediction(energy, atom_energies, force, virial)
+
+    def hessian(
+        self,
+        graph: AtomGraph,
+        indices: Sequence[int] | None = None,
+        progress: Callable[[int, int, str], object] | None = None,
+    ) -> Tensor:
+        """Second derivatives ∂²E/∂x_ia ∂x_jb of the energy of one structure, exact, by derivatives of the forces.
+
+        `.view(3 * N, 3 * N)` is the matrix; the four indices are those of `torch.func.hessian` and of
+        `ase.vibrations.VibrationsData`. `.transpose(1, 2)` has phonopy's order of force constants (N, N, 3, 3).
+
+        It is symmetric up to rounding, and the sum over the atoms j is zero. The radial functions are exact, whatever
+        an evaluation takes. A model in float32 gives it to about 1e-6 of the largest element.
+
+        Args:
+            graph: one structure.
+            indices: atoms i whose rows are wanted, all by default.
+            progress: called with (done, total, "") as rows are done.
+
+        Returns:
+            (n, 3, N, 3) in eV/Å², float64, n = N or the number of `indices`.
+
+        Raises:
+            UnknownElementError: an element the model does not know.
+            InputError: a batch of several structures, an index that is no atom's.
+        """
+        from mlip.hessian import hessian
+
+        return hessian(self, graph, indices, progress)
 
     def isolated_energy(self, number: int) -> float:
         """Energy in eV of one atom of atomic number `number` without neighbors: E0 + shift + scale · network."""

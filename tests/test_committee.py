@@ -165,7 +165,7 @@ def test_the_code_in_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         mace(seed=k).save(f"run{k}.safetensors")
     names: dict[str, Any] = {}
     exec(compile("".join(blocks), str(DOCS), "exec"), names)
-    assert len(blocks) == 2 and names["committee"].stress_std.shape == (6,)
+    assert len(blocks) == 3 and names["committee"].stress_std.shape == (6,)
 
 
 # --- what may be given

@@ -30,6 +30,7 @@ LAYERS: dict[str, int] = {
     "upgrades": 4,
     "acceleration": 4,
     "derivatives": 4,
+    "hessian": 4,
     "checkpoint": 4,
     "pretrained": 4,
     "data": 5,

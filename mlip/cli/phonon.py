@@ -21,12 +21,13 @@ def command(
     displacement: float = 0.01,
     mesh_length: float = 80.0,
     symprec: float = 0.01,
+    method: Literal["displacements", "hessian"] = "displacements",
     output: Path | None = None,
     device: str = "auto",
     dtype: Literal["float64", "float32"] = "float64",
     json: bool = False,
 ) -> None:
-    """Phonons of a relaxed crystal by finite displacements; everything is per primitive cell.
+    """Phonons of a relaxed crystal, by displacements or second derivatives; everything is per primitive cell.
 
     Args:
         structure: any file that ASE reads
@@ -37,6 +38,7 @@ def command(
         displacement: of one atom, Å
         mesh_length: density of the q mesh, Å
         symprec: tolerance of the symmetry search, Å
+        method: force constants from displacements, or hessian: from the exact second derivatives of the model
         output: folder for phonopy's files, data and plots
         device: cpu, cuda or auto
         dtype: arithmetic of the model
@@ -49,7 +51,7 @@ def command(
     calculator = make_calculator(model, atoms, device=device, dtype=dtype, head=head)
     if output:
         output.mkdir(parents=True, exist_ok=True)
-    with progress("displaced supercells") as update:
+    with progress("displaced supercells" if method == "displacements" else "second derivatives") as update:
         result = phonons(
             atoms,
             calculator,
@@ -57,6 +59,7 @@ def command(
             displacement=displacement,
             mesh_length=mesh_length,
             symprec=symprec,
+            method=method,
             progress=update,
         )
     if output:

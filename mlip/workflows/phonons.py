@@ -1,4 +1,4 @@
-"""Phonons by finite displacements: bands, density of states, thermal properties (phonopy, seekpath)."""
+"""Phonons by displacements or second derivatives: bands, density of states, thermal properties (phonopy, seekpath)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from phonopy import Phonopy
 from phonopy.structure.atoms import PhonopyAtoms
 
+from mlip.calculators import MLIPCalculator
 from mlip.errors import InputError
 from mlip.units import EV_PER_A3_TO_GPA
 from mlip.workflows.evaluation import (
@@ -35,6 +36,7 @@ _NO_VIBRATION = 0.01
 _TEMPERATURES = np.arange(0.0, 1001.0, 10.0)
 _UNRELAXED_FORCE, _UNRELAXED_STRESS = 0.02, 0.5
 _POINTS_PER_PATH = 61
+METHODS = ("displacements", "hessian")
 _LARGEST_SUPERCELL = 50_000
 """Atoms; far beyond any converged supercell, and before memory runs out."""
 
@@ -67,7 +69,7 @@ class PhononResult(Result):
         zero_point_energy: kJ/mol.
         frequency_max_THz: highest frequency on the mesh.
         supercell: repetitions of the given cell.
-        displacements: number of displaced supercells evaluated.
+        displacements: number of displaced supercells evaluated; 0 with second derivatives.
         n_atoms_primitive: atoms in the primitive cell.
         mesh_points: number of q-points of the whole mesh.
         forces_max: largest force in the structure given, eV/Å.
@@ -105,6 +107,7 @@ def phonons(
     displacement: float = 0.01,
     mesh_length: float = 80.0,
     symprec: float = 0.01,
+    method: str = "displacements",
     evaluate: BatchForces | None = None,
     progress: Progress | None = None,
 ) -> PhononResult:
@@ -117,8 +120,10 @@ def phonons(
         displacement: of one atom, Å.
         mesh_length: density of the q mesh, Å: along each axis length x |reciprocal vector| points.
         symprec: tolerance of the symmetry search, Å; what a relaxation to 0.01 eV/Å leaves is below the default.
+        method: where the force constants are from: "displacements", or "hessian", the exact second derivatives of an
+            `MLIPCalculator`: nothing depends on a displacement then.
         evaluate: forces of a list of structures; default: those of the calculator.
-        progress: called with (done, total, "") as displaced supercells are evaluated.
+        progress: called with (done, total, "") as displaced supercells are evaluated, or rows of the Hessian.
 
     Raises:
         InputError: not a crystal, bad options.
@@ -128,20 +133,43 @@ def phonons(
     require_length("displacement", displacement, 1.0)
     require_length("mesh_length", mesh_length, 1000.0)
     require_length("symprec", symprec, 0.5)
+    if method not in METHODS:
+        raise InputError(f"method {method!r}: expected one of {', '.join(METHODS)}")
+    if method == "hessian" and not isinstance(calculator, MLIPCalculator):
+        raise InputError(
+            f"method 'hessian' needs an MLIPCalculator, not {type(calculator).__name__}; take displacements"
+        )
     repeats = _supercell(atoms, supercell)
     forces_max, stress_max = _check_relaxed(prepare(atoms, calculator))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # phonopy warns that it found a primitive cell, which is what we want
         phonon = Phonopy(_to_phonopy(atoms), np.diag(repeats), primitive_matrix="auto", symprec=symprec)
+    if isinstance(calculator, MLIPCalculator) and method == "hessian":
+        displacements = 0
+        phonon.force_constants = _second_derivatives(phonon, calculator, progress)
+    else:
+        displacements = _displace(phonon, displacement, evaluate or batch_forces(calculator), progress)
+    phonon.symmetrize_force_constants(level=3, show_drift=False)
+    return _analyze(phonon, mesh_length, symprec, repeats, displacements, (forces_max, stress_max))
+
+
+def _displace(phonon: Phonopy, displacement: float, evaluate: BatchForces, progress: Progress | None) -> int:
+    """Give phonopy the force constants from displaced supercells, whose number is returned."""
     phonon.generate_displacements(distance=displacement)
     displaced = [_from_phonopy(cell) for cell in phonon.supercells_with_displacements or [] if cell is not None]
-    structures = [_from_phonopy(phonon.supercell), *displaced]
-    forces = forces_in_batches(structures, evaluate or batch_forces(calculator), progress)
+    forces = forces_in_batches([_from_phonopy(phonon.supercell), *displaced], evaluate, progress)
     # What is left of forces in the undisplaced crystal is no response to a displacement.
     phonon.forces = np.array(forces[1:]) - forces[0]
     phonon.produce_force_constants(show_drift=False)
-    phonon.symmetrize_force_constants(level=3, show_drift=False)
-    return _analyze(phonon, mesh_length, symprec, repeats, len(displaced), (forces_max, stress_max))
+    return len(displaced)
+
+
+def _second_derivatives(phonon: Phonopy, calculator: MLIPCalculator, progress: Progress | None) -> NDArray[np.float64]:
+    """Force constants (n, N, 3, 3) between the n atoms of the primitive cell and the N of the supercell, eV/Å²."""
+    rows = [int(index) for index in phonon.primitive.p2s_map]
+    supercell = _from_phonopy(phonon.supercell)
+    hessian = calculator.get_hessian(supercell, indices=rows, progress=progress)
+    return hessian.reshape(len(rows), 3, len(supercell), 3).transpose(0, 2, 1, 3)
 
 
 def _supercell(atoms: Atoms, supercell: Sequence[int] | None, length: float = 10.0) -> tuple[int, int, int]:
