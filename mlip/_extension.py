@@ -13,6 +13,7 @@ DISTRIBUTION = "mlip-torch"
 LIBRARY = "_ops.so"
 #: What the package calls; a library that lacks one of them is of an older version.
 OPERATORS = (
+    "bessel_basis",
     "cubic_weights",
     "edge_vectors",
     "furthest_move",
@@ -24,7 +25,9 @@ OPERATORS = (
     "neighbor_list",
     "neighbor_outer",
     "pairs_within",
+    "radial_activations",
     "row_offsets",
+    "rowwise_dot",
     "shortest_pair",
     "spherical_harmonics",
     "symmetric_contraction",

@@ -17,6 +17,9 @@ from mlip.ops.message import pack_table as pack_table
 from mlip.ops.message_general import MessageProgram as MessageProgram
 from mlip.ops.message_general import message_exact_general as message_exact_general
 from mlip.ops.message_general import message_interpolated_general as message_interpolated_general
+from mlip.ops.radial import bessel_basis as bessel_basis
+from mlip.ops.radial import radial_activations as radial_activations
+from mlip.ops.radial import rowwise_dot as rowwise_dot
 from mlip.ops.segment import segment_sum as segment_sum
 from mlip.ops.spherical_harmonics import spherical_harmonics as spherical_harmonics
 from mlip.ops.symmetric_contraction import pack_coefficients as pack_coefficients
