@@ -29,6 +29,7 @@ OPERATORS = (
     "row_offsets",
     "rowwise_dot",
     "shortest_pair",
+    "silu",
     "spherical_harmonics",
     "symmetric_contraction",
 )

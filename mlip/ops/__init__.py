@@ -21,6 +21,7 @@ from mlip.ops.radial import bessel_basis as bessel_basis
 from mlip.ops.radial import radial_activations as radial_activations
 from mlip.ops.radial import rowwise_dot as rowwise_dot
 from mlip.ops.segment import segment_sum as segment_sum
+from mlip.ops.silu import silu as silu
 from mlip.ops.spherical_harmonics import spherical_harmonics as spherical_harmonics
 from mlip.ops.symmetric_contraction import pack_coefficients as pack_coefficients
 from mlip.ops.symmetric_contraction import symmetric_contraction as symmetric_contraction

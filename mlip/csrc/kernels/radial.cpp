@@ -14,22 +14,6 @@ namespace {
 
 constexpr int doubles = width<double>;
 
-// The first `present` numbers of a vector; the others are 1.
-template <class Real>
-MLIP_INLINE Vector<Real> load_part(const Real* from, int64_t present) {
-  if (present >= width<Real>) return load(from);
-  Vector<Real> out = Vector<Real>{} + Real(1);
-  std::memcpy(&out, from, present * sizeof(Real));
-  return out;
-}
-template <class Real>
-MLIP_INLINE void store_part(Real* to, Vector<Real> value, int64_t present) {
-  if (present >= width<Real>)
-    store(to, value);
-  else
-    std::memcpy(to, &value, present * sizeof(Real));
-}
-
 struct Function {
   Vector<double> value, slope;
 };

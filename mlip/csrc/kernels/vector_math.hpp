@@ -1,5 +1,7 @@
 // Exponential, logistic function, sine and cosine of vectors, within about one unit in the last place.
 #pragma once
+#include <cstring>
+
 #include "vector.hpp"
 
 namespace mlip::MLIP_ISA {
@@ -28,6 +30,22 @@ struct FloatFormat<float> {
   static constexpr float log_2_high = 0.693359375f, log_2_low = -2.12194440e-4f;
   static constexpr int terms = 7;
 };
+
+// The first `present` numbers of a vector; the others are 1.
+template <class Real>
+MLIP_INLINE Vector<Real> load_part(const Real* from, int64_t present) {
+  if (present >= width<Real>) return load(from);
+  Vector<Real> out = Vector<Real>{} + Real(1);
+  std::memcpy(&out, from, present * sizeof(Real));
+  return out;
+}
+template <class Real>
+MLIP_INLINE void store_part(Real* to, Vector<Real> value, int64_t present) {
+  if (present >= width<Real>)
+    store(to, value);
+  else
+    std::memcpy(to, &value, present * sizeof(Real));
+}
 
 constexpr double inverse_factorial(int n) { return n < 2 ? 1.0 : inverse_factorial(n - 1) / n; }
 
