@@ -17,6 +17,7 @@ OPERATORS = (
     "cubic_weights",
     "edge_vectors",
     "furthest_move",
+    "irreps_linear",
     "matmul",
     "message_exact",
     "message_exact_general",

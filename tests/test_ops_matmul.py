@@ -16,7 +16,19 @@ pytestmark = pytest.mark.skipif(not mlip.compiled, reason="the extension is not 
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("shape", [(1, 48, 16, 16), (3, 50, 7, 33), (7, 40, 128, 128), (1, 97, 1, 1), (5, 31, 130, 2)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (1, 1, 16, 16),
+        (1, 8, 128, 128),
+        (3, 3, 64, 48),
+        (1, 5, 7, 33),
+        (1, 30, 128, 64),
+        (3, 50, 7, 33),
+        (7, 40, 128, 128),
+    ]
+    + [(1, 97, 1, 1), (5, 31, 130, 2), (1, 300, 32, 96)],
+)
 def test_equals_torch(dtype: torch.dtype, shape: tuple[int, int, int, int]) -> None:
     torch.manual_seed(0)
     components, atoms, k, n = shape
@@ -24,6 +36,11 @@ def test_equals_torch(dtype: torch.dtype, shape: tuple[int, int, int, int]) -> N
     exact = x.double() @ matrix.double()
     assert (ops.matmul(x, matrix) - exact).abs().max() <= 30 * torch.finfo(dtype).eps * k**0.5
     assert ops.matmul(x, matrix).shape == exact.shape
+    grads = torch.ops.mlip.matmul_backward(exact.to(dtype).flatten(0, 1), x.flatten(0, 1), matrix, True, True)
+    for mine, expected in zip(
+        grads, (exact @ matrix.double().T, x.double().flatten(0, 1).T @ exact.flatten(0, 1)), strict=True
+    ):
+        assert (mine.view(expected.shape) - expected).abs().max() <= 30 * torch.finfo(dtype).eps * expected.abs().max()
     strided = ops.matmul(x.transpose(0, 1), matrix.T.contiguous().T)
     torch.testing.assert_close(strided, exact.transpose(0, 1).to(dtype), rtol=0, atol=1e-3)
 
@@ -34,10 +51,11 @@ def test_instruction_sets_agree(isa: str) -> None:
 import torch
 from mlip import ops
 torch.manual_seed(1)
-x, m = torch.randn(101, 37, dtype=torch.float64), torch.randn(37, 45, dtype=torch.float64)
-assert (ops.matmul(x, m) - x @ m).abs().max() < 1e-13
-a, b = torch.ops.mlip.matmul_backward(x @ m, x, m, True, True)
-assert (a - (x @ m) @ m.T).abs().max() < 1e-12 and (b - x.T @ (x @ m)).abs().max() < 1e-11
+for rows, k, n in ((101, 37, 45), (1, 64, 32), (2, 48, 80), (8, 128, 128), (23, 32, 16), (60, 64, 64), (300, 48, 33)):
+    x, m = torch.randn(rows, k, dtype=torch.float64), torch.randn(k, n, dtype=torch.float64)
+    assert (ops.matmul(x, m) - x @ m).abs().max() < 1e-12
+    a, b = torch.ops.mlip.matmul_backward(x @ m, x, m, True, True)
+    assert (a - (x @ m) @ m.T).abs().max() < 1e-11 and (b - x.T @ (x @ m)).abs().max() < 1e-11
 """
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"MLIP_SIMD": isa})
 

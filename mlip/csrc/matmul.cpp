@@ -1,26 +1,31 @@
-// Products of tall matrices with small ones, faster than the BLAS of common torch builds on processors with AVX-512:
+// Products of rows of channels with a matrix, faster than the BLAS of common torch builds on processors with AVX-512:
 // torch.ops.mlip.matmul and its derivatives.
-#include <vector>
-
-#include "gemm.hpp"
+#include "gemm_matrix.hpp"
 #include "geometry_arguments.hpp"
 
 namespace mlip {
 namespace {
 
-constexpr int64_t rows_per_task = 96;
-
-// C (m, n) = A (m, k) B (k, n), each with the strides given.
+// C (m, n) = A (m, k) B (k, n), or with the transposed of B (n, k).
 template <class Real>
-void multiply(int64_t m, int64_t n, int64_t k, const Real* a, int64_t m_stride, int64_t k_stride, const Real* b,
-              int64_t b_k_stride, int64_t b_n_stride, Real* c) {
-  const auto& gemm = gemm_kernels<Real>();
-  std::vector<Real> packed(packed_size<Real>(k, n));
-  gemm.pack(b, k, n, b_k_stride, b_n_stride, packed.data());
-  abi::parallel_for(0, (m + rows_per_task - 1) / rows_per_task, 1, [&](int64_t first, int64_t last) {
-    const int64_t begin = first * rows_per_task, end = last * rows_per_task < m ? last * rows_per_task : m;
-    if (end > begin)
-      gemm.multiply(end - begin, n, k, a + begin * m_stride, m_stride, k_stride, packed.data(), c + begin * n, n, false);
+void multiply(int64_t m, int64_t n, int64_t k, const Real* a, const Real* b, bool transposed, Real* c) {
+  const Matrix<Real> matrix(b, k, n, transposed, m);
+  const int64_t tasks = (m + rows_at_once - 1) / rows_at_once;
+  abi::parallel_for(0, tasks, worth_threads(m * n * k) ? 1 : tasks, [&](int64_t first, int64_t last) {
+    for (int64_t row = first * rows_at_once; row < std::min(m, last * rows_at_once); row += rows_at_once)
+      matrix.multiply(std::min(rows_at_once, m - row), a + row * k, c + row * n, false);
+  });
+}
+
+// C (k, n) = A^T B of A (m, k) and B (m, n).
+template <class Real>
+void multiply_transposed(int64_t m, int64_t n, int64_t k, const Real* a, const Real* b, Real* c) {
+  const int64_t parts = worth_threads(m * n * k) ? abi::num_threads() : 1;
+  abi::parallel_for(0, parts, 1, [&](int64_t first, int64_t last) {
+    TransposedProduct<Real> add_product(k, n, part_of_rows(k, first, parts), part_of_rows(k, last, parts));
+    add_product(std::min(rows_at_once, m), a, b, c, false);
+    for (int64_t row = rows_at_once; row < m; row += rows_at_once)
+      add_product(std::min(rows_at_once, m - row), a + row * k, b + row * n, c, true);
   });
 }
 
@@ -37,7 +42,7 @@ void matmul(StableIValue* stack, uint64_t, uint64_t) {
   auto out = a.new_empty({m, n}, a.dtype());
   for_real(a, [&](auto real) {
     using Real = decltype(real);
-    multiply<Real>(m, n, k, a.data<Real>(), k, 1, b.data<Real>(), n, 1, out.template data<Real>());
+    multiply<Real>(m, n, k, a.data<Real>(), b.data<Real>(), false, out.template data<Real>());
   });
   stack[0] = out.release();
 }
@@ -52,10 +57,9 @@ void matmul_backward(StableIValue* stack, uint64_t, uint64_t) {
   auto grad_b = need_b ? a.new_empty({k, n}, a.dtype()) : a.new_empty({0}, a.dtype());
   for_real(a, [&](auto real) {
     using Real = decltype(real);
-    if (need_a)
-      multiply<Real>(m, k, n, grad.data<Real>(), n, 1, b.data<Real>(), 1, n, grad_a.template data<Real>());
-    if (need_b)
-      multiply<Real>(k, n, m, a.data<Real>(), 1, k, grad.data<Real>(), n, 1, grad_b.template data<Real>());
+    const Real* from = grad.data<Real>();
+    if (need_a) multiply<Real>(m, k, n, from, b.data<Real>(), true, grad_a.template data<Real>());
+    if (need_b) multiply_transposed<Real>(m, n, k, a.data<Real>(), from, grad_b.template data<Real>());
   });
   stack[0] = grad_a.release();
   stack[1] = grad_b.release();

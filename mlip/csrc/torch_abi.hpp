@@ -8,16 +8,21 @@
 #include <cstring>
 #include <exception>
 #include <initializer_list>
+#include <memory>
 #include <mutex>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
+#include <vector>
 
 extern "C" {
 struct AtenTensorOpaque;
 struct TorchLibraryOpaque;
+struct StableListOpaque;
 using AtenTensorHandle = AtenTensorOpaque*;
 using TorchLibraryHandle = TorchLibraryOpaque*;
+using StableListHandle = StableListOpaque*;
 using StableIValue = uint64_t;
 using BoxedFunction = void (*)(StableIValue* stack, uint64_t n_arguments, uint64_t n_outputs);
 
@@ -44,6 +49,9 @@ int32_t torch_from_blob(void* data, int64_t ndim, const int64_t* sizes, const in
 int32_t aoti_torch_layout_strided();
 int32_t torch_parallel_for(int64_t begin, int64_t end, int64_t grain, void (*)(int64_t, int64_t, void*), void*);
 int32_t torch_get_num_threads(uint32_t*);
+int32_t torch_list_size(StableListHandle, size_t*);
+int32_t torch_list_get_item(StableListHandle, size_t index, StableIValue*);
+int32_t torch_delete_list(StableListHandle);
 int32_t aoti_torch_dtype_bool();
 int32_t aoti_torch_dtype_int32();
 int32_t aoti_torch_dtype_int64();
@@ -123,6 +131,16 @@ class Tensor {
     return Tensor(made);
   }
 
+  // The same, in shape and type as this one, which is contiguous.
+  Tensor empty_like() const {
+    const int64_t ndim = this->ndim(), *sizes = get<int64_t*>(aoti_torch_get_sizes);
+    std::vector<int64_t> strides(ndim, 1);
+    for (int64_t axis = ndim - 2; axis >= 0; axis--) strides[axis] = strides[axis + 1] * sizes[axis + 1];
+    AtenTensorHandle made = nullptr;
+    MLIP_ABI(aoti_torch_empty_strided(ndim, sizes, strides.data(), dtype(), device_type(), device_index(), &made));
+    return Tensor(made);
+  }
+
   // A contiguous tensor on the CPU in memory of our own, given to `deleter` with the last reference.
   static Tensor from_memory(void* data, std::initializer_list<int64_t> shape, int32_t dtype,
                             void (*deleter)(void* data, void* context), void* context) {
@@ -150,6 +168,36 @@ class Tensor {
     return out;
   }
   AtenTensorHandle handle_;
+};
+
+// An argument Tensor?; what is there lies behind a pointer that the operator owns.
+inline std::optional<Tensor> optional_tensor(StableIValue value) {
+  const std::unique_ptr<StableIValue> inner(from_stack<StableIValue*>(value));
+  return inner ? std::optional<Tensor>(std::in_place, *inner) : std::nullopt;
+}
+
+// Owns an argument int[]; wrapped, as tensors are, before anything can throw.
+class IntegerList {
+ public:
+  explicit IntegerList(StableIValue value) : handle_(from_stack<StableListHandle>(value)) {}
+  IntegerList(const IntegerList&) = delete;
+  IntegerList& operator=(const IntegerList&) = delete;
+  ~IntegerList() { torch_delete_list(handle_); }
+
+  std::vector<int64_t> values() const {
+    size_t size = 0;
+    MLIP_ABI(torch_list_size(handle_, &size));
+    std::vector<int64_t> out(size);
+    for (size_t k = 0; k < size; k++) {
+      StableIValue item = 0;
+      MLIP_ABI(torch_list_get_item(handle_, k, &item));
+      out[k] = from_stack<int64_t>(item);
+    }
+    return out;
+  }
+
+ private:
+  StableListHandle handle_;
 };
 
 // body(begin, end) over torch's own threads; the first exception thrown by a body is thrown again here.

@@ -7,6 +7,7 @@ from mlip.ops.edges import edge_vectors as edge_vectors
 from mlip.ops.edges import row_offsets as row_offsets
 from mlip.ops.element_linear import element_linear as element_linear
 from mlip.ops.interpolation import cubic_weights as cubic_weights
+from mlip.ops.irreps_linear import irreps_linear as irreps_linear
 from mlip.ops.matmul import matmul as matmul
 from mlip.ops.message import coupling_matrix as coupling_matrix
 from mlip.ops.message import message_blocks as message_blocks

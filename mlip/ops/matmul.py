@@ -1,4 +1,4 @@
-"""Products of many rows of channels with small matrices."""
+"""Products of rows of channels with matrices."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ import torch
 from torch import Tensor
 
 from mlip import _extension
+from mlip.ops.dispatch import runs_compiled
 from mlip.ops.multilinear import register_multilinear
-
-#: Fewer rows are left to torch: packing the matrix would cost more than is gained.
-FEWEST_ROWS = 48
 
 
 def matmul(x: Tensor, matrix: Tensor) -> Tensor:
@@ -20,17 +18,11 @@ def matmul(x: Tensor, matrix: Tensor) -> Tensor:
     The BLAS of torch reaches less than half of what processors with AVX-512 can do in these shapes if they are not
     Intel's.
     """
-    rows = x.numel() // max(1, x.shape[-1])
-    if not (
-        _extension.compiled
-        and x.device.type == "cpu"
-        and x.dtype == matrix.dtype
-        and x.dtype in (torch.float32, torch.float64)
-        and rows >= FEWEST_ROWS
-    ):
+    if not runs_compiled(x, matrix) or x.dtype != matrix.dtype or x.dim() < 2:
         return x @ matrix
-    out = _Matmul.apply(x.reshape(rows, x.shape[-1]).contiguous(), matrix.contiguous())
-    return out.view(*x.shape[:-1], matrix.shape[1])
+    differentiable = torch.is_grad_enabled() and (x.requires_grad or matrix.requires_grad)
+    operator = _Matmul.apply if differentiable else torch.ops.mlip.matmul
+    return operator(x.flatten(0, -2).contiguous(), matrix.contiguous()).view(*x.shape[:-1], matrix.shape[1])
 
 
 class _Matmul(torch.autograd.Function):

@@ -1,0 +1,77 @@
+// Matrices that rows of channels are multiplied with, each in the form that is best for the number of rows.
+#pragma once
+#include <algorithm>
+
+#include "gemm.hpp"
+#include "memory.hpp"
+
+namespace mlip {
+
+// Rows that one call of a kernel takes, so that they stay in the cache; also the unit of work of a thread.
+constexpr int64_t rows_at_once = 96;
+
+// Whether so many multiply-adds are worth the start of threads.
+inline bool worth_threads(int64_t work) { return work > 4'000'000; }
+
+// B (k, n), or the transposed of the matrix (n, k) that is given. The matrix must outlive this.
+template <class Real>
+class Matrix {
+ public:
+  Matrix(const Real* data, int64_t k, int64_t n, bool transposed, int64_t rows)
+      : data_(data), k_(k), n_(n), transposed_(transposed) {
+    const bool few = transposed ? k % gemm_.lanes == 0 && rows < 24 : n % gemm_.lanes == 0 && rows < 2 * rows_at_once;
+    if (few) return;
+    Real* packed = packed_.reset(packed_size<Real>(k, n));
+    if (transposed)
+      gemm_.pack_transposed(data, k, n, k, packed);
+    else
+      gemm_.pack(data, k, n, n, 1, packed);
+  }
+
+  // C (m, n) = A (m, k) B, added to C if asked for.
+  void multiply(int64_t m, const Real* a, Real* c, bool add) const {
+    if (packed_.data())
+      gemm_.multiply(m, n_, k_, a, k_, 1, packed_.data(), c, n_, add);
+    else if (transposed_)
+      gemm_.multiply_transposed(m, n_, k_, a, k_, data_, k_, c, n_, add);
+    else
+      gemm_.multiply_direct(m, n_, k_, a, k_, 1, data_, n_, c, n_, add);
+  }
+
+ private:
+  const GemmKernels<Real>& gemm_ = gemm_kernels<Real>();
+  const Real* data_;
+  int64_t k_, n_;
+  bool transposed_;
+  Buffer<Real> packed_;
+};
+
+// C (k, n) = A^T B of A (m, k) and B (m, n), m <= rows_at_once; added to C if asked for. Only rows [begin, end) of C.
+template <class Real>
+class TransposedProduct {
+ public:
+  TransposedProduct(int64_t k, int64_t n, int64_t begin, int64_t end) : k_(k), n_(n), begin_(begin), end_(end) {
+    if (n % gemm_.lanes) packed_.reset(packed_size<Real>(rows_at_once, n));
+  }
+
+  void operator()(int64_t m, const Real* a, const Real* b, Real* c, bool add) {
+    const int64_t rows = end_ - begin_;
+    a += begin_, c += begin_ * n_;
+    if (!packed_.data()) return gemm_.multiply_direct(rows, n_, m, a, 1, k_, b, n_, c, n_, add);
+    gemm_.pack(b, m, n_, n_, 1, packed_.data());
+    gemm_.multiply(rows, n_, m, a, 1, k_, packed_.data(), c, n_, add);
+  }
+
+ private:
+  const GemmKernels<Real>& gemm_ = gemm_kernels<Real>();
+  int64_t k_, n_, begin_, end_;
+  Buffer<Real> packed_;
+};
+
+// Row `part` of `parts` of k rows: where it begins. Parts are whole panels of the kernels.
+inline int64_t part_of_rows(int64_t k, int64_t part, int64_t parts) {
+  constexpr int64_t panel = 12;
+  return std::min(k, (k + panel - 1) / panel * part / parts * panel);
+}
+
+}  // namespace mlip
