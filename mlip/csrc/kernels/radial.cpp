@@ -31,7 +31,7 @@ MLIP_INLINE Function sinc(Vector<double> x) {
   });
   const SineCosine direct = sine_cosine(x);
   const Vector<double> quotient = direct.sine / x;
-  const auto small = absolute<double>(x) < 1;
+  const auto small = negative<double>(x) > -1;
   return {small ? 1 + value : quotient, small ? slope * x : (direct.cosine - quotient) / x};
 }
 

@@ -1,6 +1,7 @@
 // Exponential, logistic function, sine and cosine of vectors, within about one unit in the last place.
 #pragma once
 #include <cstring>
+#include <limits>
 
 #include "vector.hpp"
 
@@ -49,9 +50,10 @@ MLIP_INLINE void store_part(Real* to, Vector<Real> value, int64_t present) {
 
 constexpr double inverse_factorial(int n) { return n < 2 ? 1.0 : inverse_factorial(n - 1) / n; }
 
+// -|x|, by its sign bit.
 template <class Real>
-MLIP_INLINE Vector<Real> absolute(Vector<Real> x) {
-  return x < 0 ? -x : x;
+MLIP_INLINE Vector<Real> negative(Vector<Real> x) {
+  return (Vector<Real>)((BitVector<Real>)x | std::numeric_limits<Bits<Real>>::min());
 }
 
 // exp(x) of x <= 0; 0 below the smallest exponent, anything for NaN.
@@ -78,7 +80,7 @@ struct Logistic {
   Vector<Real> value, rest;
 
   MLIP_INLINE explicit Logistic(Vector<Real> z) {
-    const Vector<Real> e = exp_of_negative<Real>(-absolute<Real>(z));
+    const Vector<Real> e = exp_of_negative<Real>(negative<Real>(z));
     const Vector<Real> larger = Real(1) / (Real(1) + e), smaller = e * larger;
     value = z < 0 ? smaller : larger;
     rest = z < 0 ? larger : smaller;
