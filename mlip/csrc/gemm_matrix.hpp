@@ -46,12 +46,15 @@ class Matrix {
   Buffer<Real> packed_;
 };
 
-// C (k, n) = A^T B of A (m, k) and B (m, n), m <= rows_at_once; added to C if asked for. Only rows [begin, end) of C.
+// Rows that are added up at once in products A^T B: more, since C comes and goes each time.
+constexpr int64_t rows_of_sum = 256;
+
+// C (k, n) = A^T B of A (m, k) and B (m, n), m <= rows_of_sum; added to C if asked for. Only rows [begin, end) of C.
 template <class Real>
 class TransposedProduct {
  public:
   TransposedProduct(int64_t k, int64_t n, int64_t begin, int64_t end) : k_(k), n_(n), begin_(begin), end_(end) {
-    if (n % gemm_.lanes) packed_.reset(packed_size<Real>(rows_at_once, n));
+    if (n % gemm_.lanes) packed_.reset(packed_size<Real>(rows_of_sum, n));
   }
 
   void operator()(int64_t m, const Real* a, const Real* b, Real* c, bool add) {

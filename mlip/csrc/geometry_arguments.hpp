@@ -36,6 +36,14 @@ inline abi::Tensor new_output(const abi::Tensor& like, std::initializer_list<int
   return out;
 }
 
+inline abi::Tensor new_output_like(const abi::Tensor& like) {
+  auto out = like.empty_like();
+  int64_t bytes = like.dtype() == aoti_torch_dtype_float64() ? 8 : 4;
+  for (int axis = 0; axis < like.ndim(); axis++) bytes *= like.size(axis);
+  prefer_huge_pages(out.data<void>(), bytes);
+  return out;
+}
+
 // Calls body(Real{}) with the type of the tensor, float or double.
 template <class Body>
 void for_real(const abi::Tensor& tensor, const Body& body) {

@@ -133,7 +133,7 @@ class GroupRows {
   // The rows [begin, end) of this group: where they lie in the block, or a copy in `buffer`.
   const Real* gather(const Real* block, int64_t width, int64_t begin, int64_t end, Buffer<Real>& buffer) const {
     if (!scattered()) return block + begin * width;
-    Real* to = buffer.reset(rows_at_once * width);
+    Real* to = buffer.reset((end - begin) * width);
     for (int64_t row = begin; row < end; row++, to += width) std::copy_n(block + place(row) * width, width, to);
     return buffer.data();
   }
@@ -261,8 +261,8 @@ void backward_weight(const Problem& p, const Real* grad, const Real* x, Real* gr
           continue;
         }
         const GroupRows<Real> rows(p, *group++, p.dims_out[k]);
-        for (int64_t begin = 0; begin < rows.count(); begin += rows_at_once) {
-          const int64_t end = std::min(rows.count(), begin + rows_at_once);
+        for (int64_t begin = 0; begin < rows.count(); begin += rows_of_sum) {
+          const int64_t end = std::min(rows.count(), begin + rows_of_sum);
           const Real* left = rows.gather(inputs[p.sources[k]], width, begin, end, left_rows);
           const Real* right = rows.gather(grads[k], n, begin, end, right_rows);
           add_product(end - begin, left, right, to, begin > 0);
@@ -291,7 +291,7 @@ void irreps_linear_backward(StableIValue* stack, uint64_t, uint64_t) {
   const abi::Tensor &x = given.x, &weight = given.weight;
   expect(grad.dtype() == x.dtype() && has_shape(grad, {problem.components_out, problem.atoms, problem.channels_out}),
          name, "grad: expected a contiguous tensor of the shape and type of the output");
-  auto grad_x = need_x ? x.empty_like() : x.new_empty({0}, x.dtype());
+  auto grad_x = need_x ? new_output_like(x) : x.new_empty({0}, x.dtype());
   auto grad_weight = need_weight ? new_output(weight, {weight.size(0), weight.size(1)}) : x.new_empty({0}, x.dtype());
   for_real(x, [&](auto real) {
     using Real = decltype(real);
