@@ -33,7 +33,8 @@ SILICON = {
     512: (4, 4, 4),
     1000: (5, 5, 5),
     2000: (5, 5, 10),
-    10000: (10, 10, 12),
+    10000: (5, 10, 25),
+    50000: (10, 25, 25),
 }
 RADIALS = ("exact", "table")
 #: Variables that keep torch to an instruction set, too.

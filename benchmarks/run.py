@@ -1,12 +1,12 @@
-"""Measures mlip and its peers in one run, on one thread, and writes JSON, a table and plots.
+"""Measures mlip and its peers in one run, on one thread but for the case `threads`, and writes JSON, a table and plots.
 
-    python -m benchmarks.run [--cases neighbor_list mace md phonons stages] [--peer_python PYTHON] [--output DIR]
+    python -m benchmarks.run [--cases neighbor_list mace ...] [--peer_python PYTHON] [--output DIR]
     python -m benchmarks.run --quick
 
-PYTHON is the interpreter of an environment that has mace-torch; without it only mlip is measured. Models of others are
-looked for in the folder MLIP_DATA; the model with random weights, 128x0e+128x1o, is made by the peer. Each case writes
-its own file, row by row, so that a run can be stopped. `python -m benchmarks.report DIR` makes the table and the plots
-anew.
+PYTHON is the interpreter of an environment that has mace-torch; without it only mlip is measured. Models of others, and
+what they are trained on, are looked for in the folder MLIP_DATA; models with random weights are made by the peer. Each
+case writes its own file, row by row, so that a run can be stopped. `python -m benchmarks.report DIR` makes the table
+and the plots anew.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-CASES = ("neighbor_list", "mace", "md", "phonons", "stages")
+CASES = ("neighbor_list", "mace", "md", "phonons", "training", "memory", "threads", "stages")
 RESULTS = Path(__file__).with_name("results")
 OUTSIDE = {"mace_mp_small": "mace/mace_mp_small.model", "autoplex_Si_L1": "mace/autoplex_Si_L1.model"}
 RANDOM = "128x0e+128x1o"
@@ -35,12 +35,13 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", default=["mace_mp_small", RANDOM, "autoplex_Si_L1"], help="names, paths")
     parser.add_argument("--dtypes", nargs="+", choices=["float32", "float64"], default=["float32", "float64"])
     parser.add_argument("--sizes", nargs="+", type=int, default=[8, 64, 216, 512, 1000, 2000, 10000])
+    parser.add_argument("--memory_sizes", nargs="+", type=int, default=[1000, 10000, 50000], help="of the case memory")
     parser.add_argument("--simd", nargs="+", choices=["avx512", "avx2", "baseline"], help="default: the machine's best")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each program")
     parser.add_argument("--peer_python", help="interpreter of the environment that has mace-torch")
     parser.add_argument("--peer_largest", type=int, default=2000, help="atoms up to which the peer is run")
     parser.add_argument("--peer_seconds", type=float, default=30.0, help="of the peer's calls on one structure")
-    parser.add_argument("--core", type=int, help="run everything on this core")
+    parser.add_argument("--core", type=int, help="run everything but threads on this core")
     parser.add_argument("--name", default="", help="appended to the names of the result files")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--quick", action="store_true", help="the smallest of everything, without peers")
@@ -83,8 +84,11 @@ def neighbor_list(options: argparse.Namespace) -> dict[str, Any]:
 
 def rows_of(case: str, options: argparse.Namespace, settings: Any) -> Iterator[dict[str, Any]]:
     from benchmarks import calls
+    from benchmarks.memory import memory
     from benchmarks.phonons import phonons
     from benchmarks.stages import stages
+    from benchmarks.threads import threads
+    from benchmarks.training import training
 
     small = options.quick
     if case == "mace":
@@ -94,6 +98,12 @@ def rows_of(case: str, options: argparse.Namespace, settings: Any) -> Iterator[d
     if case == "phonons":
         knows_oxide = {8, 40} <= set(_elements(settings))
         return phonons(settings, (1, 1, 1) if small else (2, 2, 2)) if knows_oxide else iter(())
+    if case == "training":
+        return training(settings)
+    if case == "memory":
+        return memory(settings, (8,), (8,)) if small else memory(settings, tuple(options.memory_sizes))
+    if case == "threads":
+        return threads(settings, 8, 8) if small else threads(settings)
     return stages(settings, (8,) if small else (216, 1000), 2 if small else 10)
 
 
@@ -113,7 +123,9 @@ def main(arguments: list[str] | None = None) -> None:
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[variable] = "1"  # before torch is imported, and for all processes
     os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # torch's profiler is silent then
-    if options.core is not None:
+    pinned = options.core is not None
+    cores = os.sched_getaffinity(0) if pinned else set()
+    if pinned:
         os.sched_setaffinity(0, {options.core})
     if options.quick:
         options.models, options.sizes, options.repeats = ["silicon"], [8], 1
@@ -148,6 +160,8 @@ def main(arguments: list[str] | None = None) -> None:
             chosen = replace(settings, models=dict(list(settings.models.items())[:1])) if case == "md" else settings
             rows: list[dict[str, Any]] = []
             start = time.perf_counter()
+            if pinned:
+                os.sched_setaffinity(0, cores if case == "threads" else {options.core})
             for row in rows_of(case, options, chosen):
                 rows.append(row)
                 done = described | {"load_after": os.getloadavg()[0], "seconds": time.perf_counter() - start}

@@ -9,6 +9,7 @@ This file must run where mlip is not installed, so it imports nothing of mlip's 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -31,13 +32,19 @@ class Client:
         program: "mlip" or "mace".
         environment: variables that it gets on top of ours.
         memory: bytes of address space it may have; an allocation beyond fails, and the request with it.
+        threads: that it uses.
     """
 
     def __init__(
-        self, python: str, program: str, environment: dict[str, str] | None = None, memory: int | None = None
+        self,
+        python: str,
+        program: str,
+        environment: dict[str, str] | None = None,
+        memory: int | None = None,
+        threads: int = 1,
     ) -> None:
         root = Path(__file__).resolve().parent.parent
-        variables = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        variables = os.environ | {f"{name}_NUM_THREADS": str(threads) for name in ("OMP", "MKL", "OPENBLAS")}
         variables |= {"MLIP_BENCHMARK_MEMORY": str(memory or 0)} | (environment or {})
         if program == "mlip":
             variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
@@ -70,12 +77,13 @@ class Client:
 
 
 class Worker:
-    """Answers requests; holds one calculator and one structure."""
+    """Answers requests; holds one calculator and one structure, and one model that is trained."""
 
     def __init__(self, program: str) -> None:
         self.program = program
         self.calculator: Any = None
         self.atoms: Any = None
+        self.trained: Any = None
 
     def versions(self) -> dict[str, str]:
         found = {}
@@ -165,38 +173,116 @@ class Worker:
             VelocityVerlet(atoms, timestep * units.fs).run(steps)
         return time.perf_counter() - start, time.process_time() - used
 
-    def make_model(self, path: str, hidden: str) -> None:
-        """Write a MACE for silicon with random weights, in float64 (mace-torch only)."""
+    def load_training(self, model: str, dtype: str, **options: Any) -> dict[str, Any]:
+        """Make a model to be trained: seconds taken, parameters, and the radial functions that training uses."""
+        from training_step import OursTrained, PeerTrained  # found beside this file
+
+        self.trained = None
+        start = time.perf_counter()
+        self.trained = (PeerTrained if self.program == "mace" else OursTrained)(model, dtype, **options)
+        count = sum(p.numel() for p in self.trained.parameters.values())
+        return {"seconds": time.perf_counter() - start, "parameters": count, "radial": self.trained.radial}
+
+    def batch(self, structures: list[dict[str, Any]]) -> int:
+        """Take labelled structures as the batch to train on; the number of pairs."""
+        return self.trained.take(structures)
+
+    def train(self, steps: int) -> dict[str, Any]:
+        """Seconds of training steps, and a digest of the parameters after them."""
+        return self.trained.steps(steps)
+
+    def gradients(self, path: str) -> float:
+        """Write the gradients of the present parameters, under mace-torch's names, to a npz file; the loss."""
+        import numpy as np
+
+        loss = self.trained.backward()
+        np.savez(path, **self.trained.gradients())
+        return loss
+
+    def neighbors(self, cutoff: float, repeats: int) -> dict[str, Any]:
+        """Seconds of neighbor lists of the structure, number of pairs, and a digest of the list (mlip only)."""
+        import torch
+
+        from mlip import neighbor_list
+
+        arrays = (self.atoms.positions, self.atoms.cell.array, self.atoms.pbc)
+        wall = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            pairs, shifts = neighbor_list(*map(torch.from_numpy, arrays), cutoff)
+            wall.append(time.perf_counter() - start)
+        digest = hashlib.sha256(pairs.numpy().tobytes() + shifts.numpy().tobytes()).hexdigest()
+        return {"wall": wall, "pairs": pairs.shape[1], "digest": digest}
+
+    def peak_memory(self, what: str) -> dict[str, int]:
+        """Bytes of memory of a "call" at the present structure or a training "step": resident before, and the most.
+
+        Linux only.
+        """
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is that of now
+        before = _status("VmRSS")
+        if what == "call":
+            self.calculator.calculate(self.atoms, PROPERTIES)
+        else:
+            self.trained.steps(1)
+        return {"before": before, "peak": _status("VmHWM")}
+
+    def make_model(
+        self,
+        path: str,
+        hidden: str,
+        energies: dict[str, float] | None = None,
+        cutoff: float = 6.0,
+        num_bessel: int = 10,
+        neighbors: float = 50.0,
+    ) -> None:
+        """Write a MACE with random weights, in float64 (mace-torch only).
+
+        Args:
+            path: of the file.
+            hidden: irreps of the features.
+            energies: of isolated atoms by atomic number; None: silicon, zero.
+            cutoff: in Å.
+            num_bessel: number of radial functions.
+            neighbors: that messages are divided by.
+        """
         import mace.calculators  # noqa: F401, I001 - first: with it torch loads the files of e3nn
         import numpy as np
         import torch
         from e3nn import o3
         from mace import modules
 
+        energies = energies or {"14": 0.0}
         torch.manual_seed(0)
         torch.set_default_dtype(torch.float64)
         blocks = modules.interaction_classes
         model = modules.ScaleShiftMACE(
-            r_max=6.0,
-            num_bessel=10,
+            r_max=cutoff,
+            num_bessel=num_bessel,
             num_polynomial_cutoff=5,
             max_ell=3,
             interaction_cls=blocks["RealAgnosticResidualInteractionBlock"],
             interaction_cls_first=blocks["RealAgnosticInteractionBlock"],
             num_interactions=2,
-            num_elements=1,
+            num_elements=len(energies),
             hidden_irreps=o3.Irreps(hidden),
             MLP_irreps=o3.Irreps("16x0e"),
             gate=torch.nn.functional.silu,
-            atomic_energies=np.zeros(1),
-            avg_num_neighbors=50.0,
-            atomic_numbers=[14],
+            atomic_energies=np.array([*energies.values()]),
+            avg_num_neighbors=neighbors,
+            atomic_numbers=[*map(int, energies)],
             correlation=3,
             radial_type="bessel",
             atomic_inter_scale=1.0,
             atomic_inter_shift=0.0,
         )
         torch.save(model, path)
+
+
+def _status(name: str) -> int:
+    """Bytes that Linux says of this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line.split()[1] for line in lines if line.startswith(name)))
 
 
 def main() -> None:
@@ -209,7 +295,7 @@ def main() -> None:
     os.dup2(2, 1)  # what the programs print is no answer
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     worker = Worker(sys.argv[1])
     for line in sys.stdin:
         arguments = json.loads(line)
