@@ -19,6 +19,8 @@ import matplotlib.pyplot as plt
 from benchmarks.stages import floor
 
 Row = dict[str, Any]
+PROGRAMS = ("mace-torch", "exact", "table")
+COLORS = {"mace-torch": "tab:gray", "exact": "tab:blue", "table": "tab:orange"}
 
 
 def table(titles: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
@@ -55,8 +57,7 @@ def of_mace(found: dict[str, Any]) -> Iterator[str]:
     for row in found["rows"]:
         programs, ratios = row["programs"], row.get("ratios", {})
         cells = [f"{row['model']}, {row['dtype']}, {row['simd']}", f"{row['atoms']:,}"]
-        names = ("mace-torch", "exact", "table")
-        cells += [f"{programs[p]['ms_per_atom']:.4f}" if p in programs else "-" for p in names]
+        cells += [f"{programs[p]['ms_per_atom']:.4f}" if p in programs else "-" for p in PROGRAMS]
         cells += [f"{ratios[radial]:.1f}x" if radial in ratios else "-" for radial in ("exact", "table")]
         used = row.get("ratios_processor")
         cells.append(f"{used['exact']:.1f}x, {used['table']:.1f}x" if used else "-")
@@ -77,7 +78,7 @@ def of_md(found: dict[str, Any]) -> Iterator[str]:
     for row in found["rows"]:
         rates, ratios = row["steps_per_second"], row.get("ratios", {})
         cells = [f"{row['model']}, {row['dtype']}", f"{row['atoms']:,}"]
-        cells += [f"{rates[p]:.3g}" if p in rates else "-" for p in ("mace-torch", "exact", "table")]
+        cells += [f"{rates[p]:.3g}" if p in rates else "-" for p in PROGRAMS]
         cells += [f"{ratios[r]:.1f}x" if r in ratios else "-" for r in ("exact", "table")]
         used = row.get("ratios_processor")
         rows.append([*cells, f"{used['exact']:.1f}x, {used['table']:.1f}x" if used else "-"])
@@ -92,9 +93,57 @@ def of_phonons(found: dict[str, Any]) -> Iterator[str]:
             seconds, ratios = row[kind], row.get(ratio, {})
             what = "all" if kind == "seconds" else "forces"
             cells = [f"{row['crystal']}, {row['displacements']} x {row['atoms']} atoms, {row['dtype']}, {what}"]
-            cells += [f"{seconds[p]:.2f}" if p in seconds else "-" for p in ("mace-torch", "exact", "table")]
+            cells += [f"{seconds[p]:.2f}" if p in seconds else "-" for p in PROGRAMS]
             rows.append(cells + [f"{ratios[r]:.1f}x" if r in ratios else "-" for r in ("exact", "table")])
     yield from table("crystal|mace-torch, s|exact|table|exact ratio|table ratio".split("|"), rows)
+
+
+def of_training(found: dict[str, Any]) -> Iterator[str]:
+    titles = "batch, model, precision|atoms|pairs|mace-torch, ms|exact|table|exact ratio|table ratio|of processor time|"
+    titles += "gradients exact|gradients table|gradients mace-torch"
+    rows = []
+    for row in found["rows"]:
+        programs, ratios, used = row["programs"], row.get("ratios", {}), row.get("ratios_processor", {})
+        cells = [f"{row['batch']}, {row['model']}, {row['dtype']}", f"{row['atoms']:,}", f"{row['pairs']:,}"]
+        cells += [f"{programs[p]['milliseconds']:.1f}" if p in programs else "-" for p in PROGRAMS]
+        cells += [f"{ratios[r]:.1f}x" if r in ratios else "-" for r in ("exact", "table")]
+        cells.append(", ".join(f"{ratio:.1f}x" for ratio in used.values()) or "-")
+        deviations = row.get("gradients", {})
+        for program in ("exact", "table", "mace-torch"):
+            cells.append(f"{deviations[program]['largest']:.0e}" if program in deviations else "-")
+        rows.append(cells)
+    yield from table(titles.split("|"), rows)
+    yield (
+        "Milliseconds of a training step; the gradients' largest deviation from those of mace-torch in float64, of all "
+        "parameter tensors relative to the tensor's largest component."
+    )
+    yield ""
+
+
+def of_memory(found: dict[str, Any]) -> Iterator[str]:
+    rows = []
+    for row in found["rows"]:
+        what = {"call": "energy, forces, stress", "step": "training step"}[row["what"]]
+        cells = [f"{what}, {row['model']}, {row['dtype']}", f"{row['atoms']:,}"]
+        for program in PROGRAMS:
+            used = row["programs"].get(program)
+            if used:
+                cells.append(f"{used['bytes_per_atom'] * 1e-3:.0f} kB ({used['peak'] * 1e-9:.2f} GB)")
+            else:
+                cells.append("too large" if "memory" in row["failed"].get(program, "") else "-")
+        rows.append(cells)
+    yield from table("purpose, model, precision|atoms|mace-torch|exact|table".split("|"), rows)
+    yield "Per atom: the peak of the resident memory above that before the call; in brackets the whole process."
+    yield ""
+
+
+def of_threads(found: dict[str, Any]) -> Iterator[str]:
+    rows = []
+    for row in found["rows"]:
+        what = ", ".join(row[name] for name in ("what", "model", "dtype", "radial") if name in row)
+        cells = [what, f"{row['atoms']:,}", *(f"{row['milliseconds'][count]:.2f}" for count in ("1", "2"))]
+        rows.append([*cells, f"{row['speed_up']:.2f}x", "yes" if row["identical"] else "NO"])
+    yield from table("operation|atoms|1 thread, ms|2 threads|speed-up|same bits".split("|"), rows)
 
 
 def of_stages(found: dict[str, Any]) -> Iterator[str]:
@@ -132,6 +181,9 @@ SECTIONS = {
     "mace": ("MACE: energy, forces and stress", of_mace),
     "md": ("Molecular dynamics", of_md),
     "phonons": ("Phonons", of_phonons),
+    "training": ("Training step", of_training),
+    "memory": ("Peak memory", of_memory),
+    "threads": ("Threads", of_threads),
     "stages": ("Stages of one call", of_stages),
 }
 
@@ -146,10 +198,8 @@ def report(folder: Path) -> None:
         found = json.loads(path.read_text())
         title, section = SECTIONS[case]
         lines += [f"## {title} (`{path.name}`)", "", *described(found), *section(found)]
-        if case == "mace":
-            plot_times(found, folder / f"{path.stem}.png")
-        if case == "stages":
-            plot_roofline(found, folder / f"{path.stem}.png")
+        if case in PLOTS:
+            PLOTS[case](found, folder / f"{path.stem}.png")
     (folder / "report.md").write_text("\n".join(lines).rstrip() + "\n")
 
 
@@ -157,10 +207,9 @@ def plot_times(found: dict[str, Any], path: Path) -> None:
     """Time per atom against the number of atoms, a panel for each model."""
     models = list(dict.fromkeys(row["model"] for row in found["rows"]))
     figure, axes = plt.subplots(1, len(models), figsize=(5 * len(models), 4.2), sharey=True, squeeze=False)
-    colors = {"mace-torch": "tab:gray", "exact": "tab:blue", "table": "tab:orange"}
     for axis, model in zip(axes[0], models, strict=True):
         for dtype, line in (("float32", "-"), ("float64", "--")):
-            for program, color in colors.items():
+            for program, color in COLORS.items():
                 rows = [
                     r for r in found["rows"] if (r["model"], r["dtype"]) == (model, dtype) and program in r["programs"]
                 ]
@@ -212,6 +261,57 @@ def plot_roofline(found: dict[str, Any], path: Path) -> None:
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def plot_training(found: dict[str, Any], path: Path) -> None:
+    """Time per atom of a training step: bars by batch, a panel for each precision."""
+    dtypes = sorted({row["dtype"] for row in found["rows"]})
+    figure, axes = plt.subplots(1, len(dtypes), figsize=(5.5 * len(dtypes), 4.2), sharey=True, squeeze=False)
+    for axis, dtype in zip(axes[0], dtypes, strict=True):
+        rows = [row for row in found["rows"] if row["dtype"] == dtype]
+        for k, program in enumerate(PROGRAMS):
+            bars = [(i, r["programs"][program]["ms_per_atom"]) for i, r in enumerate(rows) if program in r["programs"]]
+            name = program if program == "mace-torch" else f"mlip, {program}"
+            if bars:
+                axis.bar(
+                    [i + 0.27 * (k - 1) for i, _ in bars], [y for _, y in bars], 0.25, color=COLORS[program], label=name
+                )
+        axis.set(title=dtype, yscale="log", xticks=range(len(rows)))
+        axis.set_xticklabels([f"{row['batch']}\n{row['model']}" for row in rows], fontsize=7)
+        axis.grid(alpha=0.3, which="both", axis="y")
+    axes[0][0].set_ylabel("ms per atom (training step)")
+    axes[0][-1].legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def plot_memory(found: dict[str, Any], path: Path) -> None:
+    """Peak memory per atom against the number of atoms, a panel for each purpose."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True)
+    titles = {"call": "energy, forces, stress", "step": "training step"}
+    for axis, (what, title) in zip(axes, titles.items(), strict=True):
+        for dtype, line in (("float32", "-"), ("float64", "--")):
+            for program, color in COLORS.items():
+                rows = [
+                    r for r in found["rows"] if (r["what"], r["dtype"]) == (what, dtype) and program in r["programs"]
+                ]
+                points = sorted((r["atoms"], r["programs"][program]["bytes_per_atom"] * 1e-3) for r in rows)
+                if points:
+                    name = program if program == "mace-torch" else f"mlip, {program}"
+                    axis.loglog(
+                        *zip(*points, strict=True), line, marker="o", ms=4, color=color, label=f"{name}, {dtype}"
+                    )
+        axis.set(title=title, xlabel="atoms")
+        axis.grid(alpha=0.3, which="both")
+        axis.legend(*axis.get_legend_handles_labels(), fontsize=7)
+    axes[0].set_ylabel("kB per atom at the peak")
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+PLOTS = {"mace": plot_times, "stages": plot_roofline, "training": plot_training, "memory": plot_memory}
 
 
 if __name__ == "__main__":

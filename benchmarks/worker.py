@@ -9,6 +9,8 @@ This file must run where mlip is not installed, so it imports nothing of mlip's 
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import hashlib
 import json
 import os
@@ -217,8 +219,10 @@ class Worker:
     def peak_memory(self, what: str) -> dict[str, int]:
         """Bytes of memory of a "call" at the present structure or a training "step": resident before, and the most.
 
-        Linux only.
+        Memory that earlier work has freed is given back first. Linux with glibc only.
         """
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")  # the peak is that of now
         before = _status("VmRSS")
         if what == "call":
