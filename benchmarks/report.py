@@ -130,7 +130,7 @@ def of_memory(found: dict[str, Any]) -> Iterator[str]:
             if used:
                 cells.append(f"{used['bytes_per_atom'] * 1e-3:.0f} kB ({used['peak'] * 1e-9:.2f} GB)")
             else:
-                cells.append("too large" if "memory" in row["failed"].get(program, "") else "-")
+                cells.append("too large" if "alloc" in row["failed"].get(program, "") else "-")
         rows.append(cells)
     yield from table("purpose, model, precision|atoms|mace-torch|exact|table".split("|"), rows)
     yield "Per atom: the peak of the resident memory above that before the call; in brackets the whole process."

@@ -99,6 +99,24 @@ class OursTrained(Trained):
         return of_file(self.path, self.potential.model, super().gradients())
 
 
+def places(root: Any) -> dict[str, dict[str, Tensor]]:
+    """Where the parameters of a file of mace-torch are: by full name, the dictionary that has them by their last name.
+
+    `root` is what `mlip.importers.torch_archive.read_archive` found.
+    """
+    found = {}
+    modules = [("", root)]
+    while modules:
+        prefix, module = modules.pop()
+        state = getattr(module, "state", None)
+        if not (isinstance(state, dict) and "_parameters" in state):
+            continue  # a compiled function
+        parameters = state["_parameters"]
+        found.update((prefix + name, parameters) for name, value in parameters.items() if isinstance(value, Tensor))
+        modules += [(f"{prefix}{name}.", part) for name, part in state["_modules"].items()]
+    return found
+
+
 def of_file(path: str, model: Any, gradients: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
     """Gradients in the parameters of a file of mace-torch from those in our parameters, both by name.
 
@@ -106,20 +124,13 @@ def of_file(path: str, model: Any, gradients: dict[str, NDArray[np.float64]]) ->
     """
     from mlip.importers.mace import ADMITTED, weights
     from mlip.importers.modules import ForeignModule
-    from mlip.importers.torch_archive import Record, read_archive
+    from mlip.importers.torch_archive import read_archive
 
     root = read_archive(path, ADMITTED)
     theirs: dict[str, Tensor] = {}
-    modules = [("", root)]
-    while modules:
-        prefix, module = modules.pop()
-        if not (isinstance(module, Record) and isinstance(module.state, dict) and "_parameters" in module.state):
-            continue  # a compiled function
-        state = module.state
-        for name, tensor in state["_parameters"].items():
-            if isinstance(tensor, Tensor):
-                theirs[prefix + name] = state["_parameters"][name] = tensor.detach().double().requires_grad_(True)
-        modules += [(f"{prefix}{name}.", part) for name, part in state["_modules"].items()]
+    for full, parameters in places(root).items():
+        name = full.rpartition(".")[2]
+        theirs[full] = parameters[name] = parameters[name].detach().double().requires_grad_(True)
     ours = weights(ForeignModule(root), model)
     mapped = [(ours[name] * torch.from_numpy(gradient)).sum() for name, gradient in gradients.items()]
     found = torch.autograd.grad(torch.stack(mapped).sum(), list(theirs.values()), allow_unused=True)
