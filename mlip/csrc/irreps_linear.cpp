@@ -134,16 +134,25 @@ class GroupRows {
   const Real* gather(const Real* block, int64_t width, int64_t begin, int64_t end, Buffer<Real>& buffer) const {
     if (!scattered()) return block + begin * width;
     Real* to = buffer.reset((end - begin) * width);
-    for (int64_t row = begin; row < end; row++, to += width) std::copy_n(block + place(row) * width, width, to);
+    for_places(begin, end, [&](int64_t place) { to = std::copy_n(block + place * width, width, to); });
     return buffer.data();
   }
   void scatter(const Real* from, int64_t width, int64_t begin, int64_t end, Real* block) const {
-    for (int64_t row = begin; row < end; row++, from += width) std::copy_n(from, width, block + place(row) * width);
+    for_places(begin, end, [&](int64_t place) {
+      std::copy_n(from, width, block + place * width);
+      from += width;
+    });
   }
 
  private:
-  int64_t place(int64_t row) const {
-    return row / size_ * problem_.atoms + problem_.order[group_.begin + row % size_];
+  // body(row in the block) for each row of the group from `begin` to `end`.
+  template <class Body>
+  void for_places(int64_t begin, int64_t end, const Body& body) const {
+    int64_t first = begin / size_ * problem_.atoms, k = begin % size_;
+    for (int64_t row = begin; row < end; row++, k++) {
+      if (k == size_) k = 0, first += problem_.atoms;
+      body(first + problem_.order[group_.begin + k]);
+    }
   }
 
   const Problem& problem_;

@@ -39,7 +39,7 @@ void matmul(StableIValue* stack, uint64_t, uint64_t) {
   const abi::Tensor a(stack[0]), b(stack[1]);
   check(a, b);
   const int64_t m = a.size(0), k = a.size(1), n = b.size(1);
-  auto out = a.new_empty({m, n}, a.dtype());
+  auto out = new_output(a, {m, n});
   for_real(a, [&](auto real) {
     using Real = decltype(real);
     multiply<Real>(m, n, k, a.data<Real>(), b.data<Real>(), false, out.template data<Real>());
@@ -53,7 +53,7 @@ void matmul_backward(StableIValue* stack, uint64_t, uint64_t) {
   check(a, b);
   const int64_t m = a.size(0), k = a.size(1), n = b.size(1);
   expect(grad.dtype() == a.dtype() && has_shape(grad, {m, n}), "matmul", "grad: expected a contiguous tensor (m, n)");
-  auto grad_a = need_a ? a.new_empty({m, k}, a.dtype()) : a.new_empty({0}, a.dtype());
+  auto grad_a = need_a ? new_output(a, {m, k}) : a.new_empty({0}, a.dtype());
   auto grad_b = need_b ? a.new_empty({k, n}, a.dtype()) : a.new_empty({0}, a.dtype());
   for_real(a, [&](auto real) {
     using Real = decltype(real);
