@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from os import PathLike
 from typing import Any, TypeAlias
@@ -15,18 +15,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mlip.acceleration import Acceleration
+from mlip.calculators.batches import Batches
 from mlip.calculators.committee import Committee, CommitteePrediction
 from mlip.calculators.deviations import DEVIATIONS, DeviatingCalculator
+from mlip.calculators.memory import enough_memory
 from mlip.calculators.verlet import VerletList
 from mlip.checkpoint import DTYPES
 from mlip.convert import atoms_to_graph
 from mlip.errors import InputError
+from mlip.graph import AtomGraph
 from mlip.potential import Potential, Prediction, usable_device
 from mlip.units import full_3x3_to_voigt_6
 from mlip.zoo import load
-
-#: Atoms evaluated in one batch by `MLIPCalculator.evaluate`, a bound on memory.
-BATCH_ATOMS = 2048
 
 Model: TypeAlias = Potential | str | PathLike[str]
 
@@ -99,6 +99,7 @@ class MLIPCalculator(DeviatingCalculator):
         in_use = {member.acceleration.radial_functions(member.model) for member in members}
         self.parameters["radial"] = " and ".join(sorted(in_use))
         self._neighbors = VerletList(self.potential.cutoff, skin)
+        self._batches = {derivatives: Batches(self.device) for derivatives in (False, True)}  # which need more memory
 
     def set(self, **options: Any) -> dict[str, Any]:
         """ASE's way to change options; those of a made calculator are fixed, as they are in its loaded model.
@@ -117,7 +118,11 @@ class MLIPCalculator(DeviatingCalculator):
         properties: Sequence[str] = ("energy",),
         system_changes: Sequence[str] = tuple(all_changes),
     ) -> None:
-        """Compute `properties` of `atoms`; ASE's entry point, called when the cached results do not hold."""
+        """Compute `properties` of `atoms`; ASE's entry point, called when the cached results do not hold.
+
+        Raises:
+            TooLargeError: memory runs out.
+        """
         super().calculate(atoms, properties, system_changes)
         if self.atoms is None:
             raise InputError("no structure given; expected an ase.Atoms")
@@ -128,17 +133,25 @@ class MLIPCalculator(DeviatingCalculator):
                 "ask for energy and forces only"
             )
         _require_atoms(self.atoms)
-        graph = self._neighbors.graph(self.atoms, self.device)
-        prediction = self.potential(graph, forces="forces" in properties or stress, stress=stress)
+        with enough_memory(len(self.atoms)):
+            graph = self._neighbors.graph(self.atoms, self.device)
+            prediction = self.potential(graph, forces="forces" in properties or stress, stress=stress)
         (found,) = _by_structure(prediction, [len(self.atoms)])
         _require_finite(found)
         self.deviations = {name: found.pop(name) for name in DEVIATIONS if name in found}
         self.results = {**found, "free_energy": found["energy"], "energies": prediction.atom_energies.cpu().numpy()}
 
     def evaluate(
-        self, structures: Sequence[Atoms], forces: bool = True, stress: bool = False, batch_atoms: int = BATCH_ATOMS
+        self, structures: Sequence[Atoms], forces: bool = True, stress: bool = False, batch_atoms: int | None = None
     ) -> list[dict[str, Any]]:
-        """Results of many structures, in batches of at most `batch_atoms` atoms (a larger structure goes alone).
+        """Results of many structures, evaluated in batches; they do not depend on these beyond rounding.
+
+        Args:
+            structures: any number of them.
+            forces: also the forces.
+            stress: also the stress.
+            batch_atoms: most atoms in a batch (a larger structure goes alone). Default: what memory allows by what the
+                batches before took, at most 512, or 2048 on a GPU. A batch that runs out of memory is halved.
 
         Returns:
             For each structure `energy`, and as asked `forces` (N, 3) and `stress` (6,), as in `results`; of a committee
@@ -146,17 +159,22 @@ class MLIPCalculator(DeviatingCalculator):
 
         Raises:
             InputError, UnknownElementError: as for a single structure.
+            TooLargeError: memory runs out on a single structure.
         """
         for atoms in structures:
             _require_atoms(atoms)
+
+        def graph(batch: Sequence[Atoms]) -> AtomGraph:
+            return atoms_to_graph(batch, self.potential.cutoff, device=self.device)
+
+        def results(batch: AtomGraph) -> list[dict[str, Any]]:
+            return _by_structure(self.potential(batch, forces=forces, stress=stress), batch.n_atoms.tolist())
+
         out: list[dict[str, Any]] = []
-        for batch in _batches(structures, batch_atoms):
-            graph = atoms_to_graph(batch, self.potential.cutoff, device=self.device)
-            prediction = self.potential(graph, forces=forces, stress=stress)
-            results = _by_structure(prediction, [len(atoms) for atoms in batch])
-            for result in results:
-                _require_finite(result)
-            out += results
+        batches, sizes = self._batches[forces or stress], [len(atoms) for atoms in structures]
+        for result in batches.evaluated(structures, sizes, graph, results, batch_atoms):
+            _require_finite(result)
+            out.append(result)
         return out
 
     def get_hessian(
@@ -181,13 +199,15 @@ class MLIPCalculator(DeviatingCalculator):
 
         Raises:
             InputError, UnknownElementError: as for energies; an index that is no atom's.
+            TooLargeError: memory runs out.
         """
         atoms = self.atoms if atoms is None else atoms
         if atoms is None:
             raise InputError("no structure given; expected an ase.Atoms")
         _require_atoms(atoms)
-        graph = atoms_to_graph(atoms, self.potential.cutoff, device=self.device)
-        hessian = self.potential.hessian(graph, indices, progress).flatten(0, 1).cpu().numpy()
+        with enough_memory(len(atoms)):
+            graph = atoms_to_graph(atoms, self.potential.cutoff, device=self.device)
+            hessian = self.potential.hessian(graph, indices, progress).flatten(0, 1).cpu().numpy()
         _require_finite({"Hessian": hessian})
         return np.asarray(hessian)
 
@@ -230,14 +250,3 @@ def _require_finite(results: dict[str, Any]) -> None:
             raise InputError(
                 f"the potential gives no finite {name}{shown}: the structure is far outside what it was trained for"
             )
-
-
-def _batches(structures: Sequence[Atoms], batch_atoms: int) -> Iterator[list[Atoms]]:
-    batch: list[Atoms] = []
-    for atoms in structures:
-        if batch and sum(map(len, batch)) + len(atoms) > batch_atoms:
-            yield batch
-            batch = []
-        batch.append(atoms)
-    if batch:
-        yield batch

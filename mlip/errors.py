@@ -9,6 +9,10 @@ class InputError(MLIPError, ValueError):
     """Input that can't be right: a structure, an option, an array of the wrong shape."""
 
 
+class TooLargeError(MLIPError, MemoryError):
+    """A structure whose evaluation does not fit into memory."""
+
+
 class DataError(InputError):
     """A data file that can't be read or whose labels can't be used."""
 

@@ -29,7 +29,7 @@ def command(
     energy_key: str | None = None,
     forces_key: str | None = None,
     stress_key: str | None = None,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     output: Path | None = None,
     plot: Path | None = None,
     device: str = "auto",
@@ -46,7 +46,7 @@ def command(
         energy_key: name of the energies (eV); default REF_energy, else energy
         forces_key: name of the forces (eV/Å); default REF_forces, else forces
         stress_key: name of the stresses (eV/Å³, positive under tension); default REF_stress, else stress
-        batch_size: structures evaluated at once
+        batch_size: most structures evaluated at once; default: what memory allows
         output: write the structures with labels (REF_*) and predictions (MLIP_*) here, extended xyz
         plot: draw parity plots into this file
         device: cpu, cuda or auto

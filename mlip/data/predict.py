@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlip.data.batches import LabelledBatch
+from mlip.graph import AtomGraph
 from mlip.potential import Potential
 
 
@@ -23,14 +24,20 @@ class Predicted(NamedTuple):
 def predict(potential: Potential, batches: Iterable[LabelledBatch], stress: bool = True) -> Iterator[Predicted]:
     """Predictions in the order of the structures; stress where the structure is periodic in three dimensions."""
     for batch in batches:
-        graph = batch.graph.to(potential.device)
-        with_stress = stress and bool(graph.pbc.all(dim=1).any())
-        prediction = potential(graph, forces=True, stress=with_stress)
-        energies = prediction.energy.detach().double().cpu().numpy()
-        forces = prediction.forces.detach().double().cpu().numpy()
-        split = np.split(forces, np.cumsum(graph.n_atoms.cpu().numpy())[:-1])
-        tensors = prediction.stress.detach().double().cpu().numpy() if with_stress else None
-        periodic = graph.pbc.all(dim=1).tolist()
-        for index, energy in enumerate(energies):
-            tensor = tensors[index] if tensors is not None and periodic[index] else None
-            yield Predicted(float(energy), split[index], tensor)
+        yield from predict_batch(potential, batch.graph, stress)
+
+
+def predict_batch(potential: Potential, graph: AtomGraph, stress: bool = True) -> list[Predicted]:
+    """Likewise for one batch."""
+    graph = graph.to(potential.device)
+    with_stress = stress and bool(graph.pbc.all(dim=1).any())
+    prediction = potential(graph, forces=True, stress=with_stress)
+    energies = prediction.energy.detach().double().cpu().numpy()
+    forces = prediction.forces.detach().double().cpu().numpy()
+    split = np.split(forces, np.cumsum(graph.n_atoms.cpu().numpy())[:-1])
+    tensors = prediction.stress.detach().double().cpu().numpy() if with_stress else None
+    periodic = graph.pbc.all(dim=1).tolist()
+    return [
+        Predicted(float(energy), split[k], tensors[k] if tensors is not None and periodic[k] else None)
+        for k, energy in enumerate(energies)
+    ]

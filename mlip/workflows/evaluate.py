@@ -11,12 +11,14 @@ from ase import Atoms
 from ase.calculators.calculator import BaseCalculator, PropertyNotImplementedError
 
 from mlip.calculators import MLIPCalculator
+from mlip.calculators.batches import Batches
 from mlip.data.batches import collate_samples, make_samples
 from mlip.data.labels import LabelKeys, LabelledData, LabelledStructure, label_structures
 from mlip.data.metrics import Errors
-from mlip.data.predict import Predicted, predict
+from mlip.data.predict import Predicted, predict_batch
 from mlip.data.splits import check_elements
 from mlip.errors import InputError
+from mlip.graph import AtomGraph
 from mlip.potential import Potential
 from mlip.units import full_3x3_to_voigt_6, voigt_6_to_full_3x3
 from mlip.workflows.evaluation import Progress, is_crystal, prepare
@@ -56,7 +58,7 @@ def evaluate(
     model: Potential | BaseCalculator,
     data: LabelledData | Sequence[Atoms],
     keys: LabelKeys = LabelKeys(),  # noqa: B008 (frozen)
-    batch_size: int = 16,
+    batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> EvaluationResult:
     """Compare a model's energies, forces and stresses with the labels of structures.
@@ -65,15 +67,16 @@ def evaluate(
         model: a potential (evaluated in batches), or any ASE calculator (one structure after the other).
         data: structures with labels in `info`, `arrays` or their calculator, or data from `read_labelled`.
         keys: names of the labels, for structures; default REF_energy and so on, else the plain names.
-        batch_size: structures at once.
+        batch_size: most structures at once; default: what memory allows, at most 512 atoms (2048 on a GPU).
         progress: called with (done, total, note).
 
     Raises:
         DataError: no labels, or labels that can't be used.
         UnknownElementError: an element the potential does not know.
         InputError: structures that can't be evaluated.
+        TooLargeError: memory runs out on a single structure.
     """
-    if batch_size < 1:
+    if batch_size is not None and batch_size < 1:
         raise InputError(f"batch_size is {batch_size}; expected at least 1")
     labelled = data if isinstance(data, LabelledData) else label_structures(data, keys)
     if isinstance(model, MLIPCalculator) and isinstance(model.potential, Potential):  # and no committee
@@ -100,13 +103,20 @@ def evaluate(
     )
 
 
-def _batched(potential: Potential, data: LabelledData, batch_size: int) -> Iterator[Predicted]:
+def _batched(potential: Potential, data: LabelledData, batch_size: int | None) -> Iterator[Predicted]:
     """Predictions in batches; graphs live no longer than their batch."""
     stress = data.counts["stress"] > 0
-    for start in range(0, len(data), batch_size):
-        part = data.structures[start : start + batch_size]
-        samples = make_samples(part, potential.cutoff, data.source)
-        yield from predict(potential, [collate_samples(samples)], stress)
+
+    def graph(part: Sequence[LabelledStructure]) -> AtomGraph:
+        return collate_samples(make_samples(part, potential.cutoff, data.source)).graph
+
+    return Batches(potential.device).evaluated(
+        data.structures,
+        [len(structure.atoms) for structure in data.structures],
+        graph,
+        lambda batch: predict_batch(potential, batch, stress),
+        count=batch_size,
+    )
 
 
 def _one_by_one(calculator: BaseCalculator, structures: Sequence[LabelledStructure]) -> Iterator[Predicted]:
