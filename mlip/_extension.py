@@ -15,6 +15,7 @@ LIBRARY = "_ops.so"
 OPERATORS = (
     "bessel_basis",
     "cubic_weights",
+    "distinct",
     "edge_vectors",
     "furthest_move",
     "irreps_linear",
@@ -33,6 +34,7 @@ OPERATORS = (
     "silu",
     "spherical_harmonics",
     "symmetric_contraction",
+    "take_rows",
 )
 
 

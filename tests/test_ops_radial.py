@@ -78,6 +78,8 @@ def compare_dot(dtype: torch.dtype, count: int, size: int) -> None:
     exact = rowwise_dot_reference(a.double(), b.double())
     largest = 8 * torch.finfo(dtype).eps * (a * b).abs().sum(1)
     assert ((ops.rowwise_dot(a, b) - exact).abs() <= largest).all()
+    rows = torch.randperm(count)
+    assert torch.equal(ops.rowwise_dot(a, b[rows], rows.argsort()), ops.rowwise_dot(a, b))
 
 
 def compare_all() -> None:
@@ -226,7 +228,7 @@ def test_opcheck(count: int, dtype: torch.dtype) -> None:
     for f, df in ((empty, empty.clone()), (torch.randn(count).to(basis), torch.randn(count).to(basis))):
         given = (basis, tangent, weights, f, df, 16, 6, 0, 0)
         torch.library.opcheck(torch.ops.mlip.radial_activations.default, given)
-    torch.library.opcheck(torch.ops.mlip.rowwise_dot.default, (basis, tangent))
+    torch.library.opcheck(torch.ops.mlip.rowwise_dot.default, (basis, tangent, torch.arange(count)))
 
 
 @compiled
@@ -321,7 +323,17 @@ def test_basis_refuses(changes: dict, message: str) -> None:
 
 @compiled
 def test_dot_refuses() -> None:
-    a = torch.zeros(5, 8)
-    for wrong in (((a.T, a), "a"), ((a[0], a[0]), "a"), ((a, a[:4]), "b"), ((a, a.double()), "b")):
-        with pytest.raises((ValueError, RuntimeError), match=f"rowwise_dot: {wrong[1]}:"):
-            torch.ops.mlip.rowwise_dot(*wrong[0])
+    a, none, far = torch.zeros(5, 8), torch.zeros(0, dtype=torch.int64), torch.tensor([0, 1, 2, 3, 4])
+    for given, message in (
+        ((a.T, a, none), "a"),
+        ((a[0], a[0], none), "a"),
+        ((a, a[:4], none), "b"),
+        ((a, a.double(), none), "b"),
+        ((a, a[:, :7].contiguous(), far), "b"),
+        ((a, a, far[:4]), "rows"),
+        ((a, a, far.double()), "rows"),
+        ((a, a[:4], far), "rows"),
+        ((a, a, far - 1), "rows"),
+    ):
+        with pytest.raises((ValueError, RuntimeError), match=f"rowwise_dot: {message}:"):
+            torch.ops.mlip.rowwise_dot(*given)

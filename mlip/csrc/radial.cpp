@@ -145,21 +145,29 @@ void radial_activations(StableIValue* stack, uint64_t, uint64_t) {
   });
 }
 
+// rowwise_dot(a, b, rows) -> the scalar products of a[e] and b[rows[e]], of a[e] and b[e] where `rows` is empty
 void rowwise_dot(StableIValue* stack, uint64_t, uint64_t) {
   constexpr const char* name = "rowwise_dot";
-  const abi::Tensor a(stack[0]), b(stack[1]);
+  const abi::Tensor a(stack[0]), b(stack[1]), rows(stack[2]);
   expect(has_shape(a, {-1, -1}) && is_real(a), name,
          "a: expected a contiguous float32 or float64 tensor of shape (E, n) on the CPU");
   const int64_t count = a.size(0), size = a.size(1);
-  expect(has_shape(b, {count, size}) && b.dtype() == a.dtype(), name,
-         "b: expected a contiguous tensor of the shape and type of a");
+  const bool chosen = !has_shape(rows, {0});
+  expect(has_shape(b, {chosen ? -1 : count, size}) && b.dtype() == a.dtype(), name,
+         "b: expected a contiguous tensor with rows as long as those of a, and as many, and of its type");
+  expect(is_integer(rows) && (!chosen || has_shape(rows, {count})), name,
+         "rows: expected a contiguous int64 tensor of shape (E,), or an empty one");
   auto out = a.new_empty({count}, a.dtype());
   for_real(a, [&](auto zero) {
     using Real = decltype(zero);
     const Real *x = a.data<Real>(), *y = b.data<Real>();
+    const int64_t available = b.size(0), *row = rows.data<int64_t>();
     Real* sums = out.template data<Real>();
     for_tasks(count, edges_per_task, [&](int64_t begin, int64_t end) {
-      functions<Real>().dot(end - begin, size, x + begin * size, y + begin * size, sums + begin);
+      for (int64_t e = begin; chosen && e < end; e++)
+        expect(0 <= row[e] && row[e] < available, name, "rows: expected numbers of rows of b");
+      functions<Real>().dot(end - begin, size, x + begin * size, chosen ? y : y + begin * size,
+                            chosen ? row + begin : nullptr, sums + begin);
     });
   });
   stack[0] = out.release();
@@ -172,7 +180,7 @@ const auto definition =
              "Tensor envelope, Tensor envelope_slope)")
         .def("radial_activations(Tensor basis, Tensor tangent, Tensor weights, Tensor envelope, Tensor envelope_slope, "
              "int width_1, int width_2, int width_3, int width_4) -> (Tensor activations, Tensor slopes)")
-        .def("rowwise_dot(Tensor a, Tensor b) -> Tensor");
+        .def("rowwise_dot(Tensor a, Tensor b, Tensor rows) -> Tensor");
 const auto cpu = abi::Library("mlip", "CPU")
                      .impl("bessel_basis", bessel_basis)
                      .impl("radial_activations", radial_activations)

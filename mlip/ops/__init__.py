@@ -3,6 +3,8 @@
 from mlip.ops.contraction_program import ContractionProgram as ContractionProgram
 from mlip.ops.dispatch import pad_channels as pad_channels
 from mlip.ops.dispatch import runs_compiled as runs_compiled
+from mlip.ops.distinct import distinct as distinct
+from mlip.ops.distinct import take_rows as take_rows
 from mlip.ops.edges import edge_vectors as edge_vectors
 from mlip.ops.edges import row_offsets as row_offsets
 from mlip.ops.element_linear import element_linear as element_linear

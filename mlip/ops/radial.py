@@ -161,16 +161,17 @@ def radial_activations_reference(
     return value * f, slope * f + value * df
 
 
-def rowwise_dot(a: Tensor, b: Tensor) -> Tensor:
-    """Scalar products (E,) of the rows of a and b, (E, n) both."""
-    if not runs_compiled(a, b):
-        return rowwise_dot_reference(a, b)
-    return torch.ops.mlip.rowwise_dot(a.contiguous(), b.contiguous())
+def rowwise_dot(a: Tensor, b: Tensor, rows: Tensor | None = None) -> Tensor:
+    """Scalar products (E,) of the rows of a (E, n) and b: of b (E, n), or, of b (U, n), the `rows` (E,) int64."""
+    if not runs_compiled(a, b, *([] if rows is None else [rows])):
+        return rowwise_dot_reference(a, b, rows)
+    chosen = a.new_empty(0, dtype=torch.int64) if rows is None else rows.contiguous()
+    return torch.ops.mlip.rowwise_dot(a.contiguous(), b.contiguous(), chosen)
 
 
-def rowwise_dot_reference(a: Tensor, b: Tensor) -> Tensor:
+def rowwise_dot_reference(a: Tensor, b: Tensor, rows: Tensor | None = None) -> Tensor:
     """:func:`rowwise_dot` in plain torch."""
-    return (a * b).sum(1)
+    return (a * (b if rows is None else b[rows])).sum(1)
 
 
 if _extension.compiled:
@@ -200,7 +201,7 @@ if _extension.compiled:
         return basis.new_empty(shape), basis.new_empty(shape)
 
     @torch.library.register_fake("mlip::rowwise_dot")
-    def _fake_dot(a: Tensor, b: Tensor) -> Tensor:
+    def _fake_dot(a: Tensor, b: Tensor, rows: Tensor) -> Tensor:
         return a.new_empty((a.shape[0],))
 
     for _operator in ("bessel_basis", "radial_activations", "rowwise_dot"):

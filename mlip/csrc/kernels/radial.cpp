@@ -157,9 +157,10 @@ void activations(const Perceptron<Real>& network, int64_t count, const Real* bas
 }
 
 template <class Real>
-void dot(int64_t count, int64_t size, const Real* a, const Real* b, Real* out) {
+void dot(int64_t count, int64_t size, const Real* a, const Real* all, const int64_t* rows, Real* out) {
   constexpr int lanes = width<Real>;
-  for (int64_t e = 0; e < count; e++, a += size, b += size) {
+  for (int64_t e = 0; e < count; e++, a += size) {
+    const Real* b = all + size * (rows ? rows[e] : e);
     Vector<Real> first{}, second{};
     int64_t k = 0;
     for (; k + 2 * lanes <= size; k += 2 * lanes) {

@@ -36,8 +36,8 @@ struct RadialFunctions {
   // multiply them, or are null.
   void (*activations)(const Perceptron<Real>& network, int64_t count, const Real* basis, const Real* tangent,
                       const Real* envelope, const Real* envelope_slope, Real* scratch, Real* out, Real* slopes);
-  // Scalar products (count) of the rows of a and b (count, size).
-  void (*dot)(int64_t count, int64_t size, const Real* a, const Real* b, Real* out);
+  // Scalar products (count) of the rows of a (count, size) and those of b: the same ones, or `rows` (count) if not null.
+  void (*dot)(int64_t count, int64_t size, const Real* a, const Real* b, const int64_t* rows, Real* out);
 };
 
 struct RadialTable {
