@@ -134,7 +134,7 @@ def _write(path: Path, text: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("command", ["relax", "md", "phonon", "elastic"])
+@pytest.mark.parametrize("command", ["relax", "md", "phonon", "vibrations", "elastic"])
 @pytest.mark.parametrize(
     ("content", "message"),
     [

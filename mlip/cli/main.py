@@ -14,6 +14,7 @@ COMMANDS: dict[str, str] = {
     "relax": "relax positions, and the cell with --cell",
     "md": "molecular dynamics: nve, nvt or npt, resumable",
     "phonon": "phonon bands, density of states, thermal properties",
+    "vibrations": "vibrations of a molecule, or of a crystal at Γ",
     "elastic": "elastic constants and moduli of a crystal",
     "evaluate": "errors of a model on labelled data",
     "train": "train a potential",
