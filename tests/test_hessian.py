@@ -28,7 +28,8 @@ from mlip.workflows.relax import relax
 
 def water_like(**options: object) -> Potential:
     torch.manual_seed(3)
-    model = MACE([1, 8], 4.0, "8x0e+8x1o", l_max=2, correlation=2, radial_mlp=(8,), avg_num_neighbors=2.0, **options)
+    chosen = {"hidden_irreps": "8x0e+8x1o", "l_max": 2, "correlation": 2, **options}
+    model = MACE([1, 8], 4.0, radial_mlp=(8,), avg_num_neighbors=2.0, **chosen)  # type: ignore[arg-type]
     return Potential(model.double(), {1: -10.0, 8: -400.0}, scale=3.0)
 
 
@@ -78,6 +79,28 @@ def test_it_is_the_derivative_of_the_forces(backend: str, kind: str) -> None:
     for indices in ([1], [1, 0, 1], []):
         assert relative(potential.hessian(graph, indices).numpy(), found[indices].numpy()) < 1e-13 if indices else True
     assert potential.hessian(graph, []).shape == (0, 3, len(atoms), 3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {
+            "interaction": "residual_nonlinear",
+            "interaction_first": "residual_nonlinear",
+            "edge_irreps": "8x0e+8x1o+8x2e",
+        },
+        {"distance_transform": "Agnesi", "pair_repulsion": True, "hidden_irreps": "8x0e+8x1o+8x2e", "l_max": 3},
+        {"so3": True, "num_interactions": 3, "correlation": 3},
+    ],
+    ids=["nonlinear", "repulsion", "so3"],
+)
+def test_every_kind_of_network(options: dict[str, object]) -> None:
+    """Nothing on the way may have second derivatives that are silently zero."""
+    potential, atoms = water_like(**options), rattled(molecule("H2O"))
+    found = potential.hessian(atoms_to_graph(atoms, potential.cutoff)).view(9, 9)
+    assert relative(found, by_differences(potential, atoms)) < 1e-7
+    potential.acceleration.backend = "reference"
+    assert relative(found, potential.hessian(atoms_to_graph(atoms, potential.cutoff)).view(9, 9)) < 1e-11
 
 
 def test_blocks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
