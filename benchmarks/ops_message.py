@@ -84,18 +84,20 @@ def main() -> None:
                     f"{name} {label:32s} {taken / n * 1e6:8.2f} us/atom {work / taken * 1e-9:7.1f} GFLOP/s", flush=True
                 )
 
-            table_arguments = (x, coupling, weights, knot, table, *graph)
+            table_arguments = (x, coupling, weights, table, knot, *graph)
             report(
                 "table forward",
                 interpolation + forward,
                 lambda a=table_arguments: torch.ops.mlip.message_interpolated(*a),
             )
             grad = torch.randn_like(torch.ops.mlip.message_interpolated(*table_arguments))
-            for need_x in (False, True):
+            for need_x, need_table in ((False, False), (True, False), (True, True)):
                 report(
-                    f"table backward{', x too' if need_x else ''}",
-                    2 * interpolation + backward,
-                    lambda a=(grad, *table_arguments, need_x): torch.ops.mlip.message_interpolated_backward(*a),
+                    f"table backward{', x too' if need_x else ''}{', table too' if need_table else ''}",
+                    2 * interpolation + backward + need_table * (interpolation + forward),
+                    lambda a=(grad, *table_arguments, need_x, need_table): torch.ops.mlip.message_interpolated_backward(
+                        *a
+                    ),
                 )
 
             activations = torch.randn(e, options.width, dtype=dtype)

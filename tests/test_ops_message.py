@@ -64,9 +64,8 @@ class Case:
     def exact(self) -> tuple:
         return self.x, self.coupling, self.activations, self.matrix, *self.graph
 
-    def radial(self, weights: Tensor) -> Tensor:
-        """Interpolated radial functions (E, paths, C)."""
-        v, s = self.values, self.slopes
+    def radial(self, weights: Tensor, v: Tensor, s: Tensor) -> Tensor:
+        """Radial functions (E, paths, C) interpolated from values and slopes."""
         near = (v[self.knot], s[self.knot], v[self.knot + 1] - v[self.knot], s[self.knot + 1])
         return sum(w[:, None, None] * v for w, v in zip(weights.unbind(1), near, strict=True))
 
@@ -105,18 +104,18 @@ def test_order_of_paths() -> None:
 def test_equals_sums_of_3j_symbols(degrees: tuple[int, int], size: tuple[int, int, int], dtype: torch.dtype) -> None:
     """Messages and first derivatives, both kinds of radial functions."""
     case = Case(*degrees, dtype, *size)
-    x, y, weights = leaves(case.x, case.y, case.weights)
-    found = ops.message_interpolated(x, y @ case.matrix_y, weights, *case.interpolated[3:])
-    expected = case.oracle(x, y, case.radial(weights))
-    compare(case.blocks(found), expected, (x, y, weights))
+    x, y, weights, values, slopes = inputs = leaves(case.x, case.y, case.weights, case.values, case.slopes)
+    table = ops.pack_table(values, slopes, dtype)
+    found = ops.message_interpolated(x, y @ case.matrix_y, weights, case.knot, table, *case.graph)
+    compare(case.blocks(found), case.oracle(x, y, case.radial(weights, values, slopes)), inputs)
 
     x, y, activations, matrix = leaves(case.x, case.y, case.activations, case.matrix)
     found = ops.message_exact(x, y @ case.matrix_y, activations, matrix, *case.graph)
     expected = case.oracle(x, y, (activations @ matrix).unflatten(1, (len(case.paths), -1)))
-    compare(case.blocks(found), expected, (x, y, activations, matrix))
+    compare(case.blocks(found), expected, [x, y, activations, matrix])
 
 
-def compare(found: list[Tensor], expected: list[Tensor], inputs: tuple[Tensor, ...]) -> None:
+def compare(found: list[Tensor], expected: list[Tensor], inputs: list[Tensor]) -> None:
     grads = [torch.randn_like(out) for out in expected]
     for a, b in zip(found, expected, strict=True):
         assert_near(a, b)
@@ -128,7 +127,7 @@ def compare(found: list[Tensor], expected: list[Tensor], inputs: tuple[Tensor, .
 @pytest.mark.parametrize("degrees", [(0, 4), (2, 1), (1, 3), (3, 3)])
 def test_other_degrees_and_channels_run_in_plain_torch(degrees: tuple[int, int]) -> None:
     case = Case(*degrees, torch.float64, 6, 40, 5)
-    expected = case.oracle(case.x, case.y, case.radial(case.weights))
+    expected = case.oracle(case.x, case.y, case.radial(case.weights, case.values, case.slopes))
     for found, reference in zip(case.blocks(ops.message_interpolated(*case.interpolated)), expected, strict=True):
         assert_near(found, reference)
     expected = case.oracle(case.x, case.y, (case.activations @ case.matrix).unflatten(1, (len(case.paths), -1)))
@@ -139,8 +138,8 @@ def test_other_degrees_and_channels_run_in_plain_torch(degrees: tuple[int, int])
 def functions(case: Case) -> Iterator[tuple]:
     """The operators as functions of the arguments they can be derived by."""
     yield (
-        lambda x, m, w: ops.message_interpolated(x, m, w, *case.interpolated[3:]),
-        (case.x, case.coupling, case.weights),
+        lambda x, m, w, t: ops.message_interpolated(x, m, w, case.knot, t, *case.graph),
+        (case.x, case.coupling, case.weights, case.table),
     )
     yield (
         lambda x, m, a, w: ops.message_exact(x, m, a, w, *case.graph),
@@ -172,26 +171,17 @@ def test_some_derivatives_only(harmonics: int) -> None:
 
 
 @compiled
-def test_a_table_has_no_derivative() -> None:
-    case = Case(0, 1, torch.float64, 5, 20, 8)
-    table = case.table.clone().requires_grad_()
-    out = ops.message_interpolated(*case.interpolated[:4], table, *case.graph)
-    with pytest.raises(NotImplementedError, match="table"):
-        out.sum().backward()
-
-
-@compiled
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_opcheck(dtype: torch.dtype) -> None:
     case = Case(1, 2, dtype, 5, 20, 16)
-    x, coupling, weights, activations, matrix = leaves(
-        case.x, case.coupling, case.weights, case.activations, case.matrix
+    x, coupling, weights, table, activations, matrix = leaves(
+        case.x, case.coupling, case.weights, case.table, case.activations, case.matrix
     )
-    interpolated = (x, coupling, weights, *case.interpolated[3:])
+    interpolated = (x, coupling, weights, table, case.knot, *case.graph)
     exact = (x, coupling, activations, matrix, *case.graph)
     grad = torch.randn_like(torch.ops.mlip.message_exact(*case.exact))
     torch.library.opcheck(torch.ops.mlip.message_interpolated.default, interpolated)
-    torch.library.opcheck(torch.ops.mlip.message_interpolated_backward.default, (grad, *interpolated, True))
+    torch.library.opcheck(torch.ops.mlip.message_interpolated_backward.default, (grad, *interpolated, True, True))
     torch.library.opcheck(torch.ops.mlip.message_exact.default, exact)
     torch.library.opcheck(torch.ops.mlip.message_exact_backward.default, (grad, *exact, False, True))
     outer = (leaves(case.y)[0], activations, case.offsets)
@@ -209,7 +199,7 @@ def test_outer(size: tuple[int, int, int, int], dtype: torch.dtype) -> None:
     found = ops.neighbor_outer(left, right, offsets)
     product = left[:, :, None] * right[:, None]
     expected = left.new_zeros(atoms, rows, columns).index_add(0, center, product).transpose(0, 1)
-    compare([found], [expected], (left, right))
+    compare([found], [expected], [left, right])
 
 
 @compiled
@@ -260,9 +250,9 @@ def test_every_instruction_set(instructions: str) -> None:
         (1, lambda t: t[:, 1:].contiguous(), "coupling"),
         (1, lambda t: t.float(), "coupling"),
         (2, lambda t: t[:, :3].contiguous(), "weights"),
-        (3, lambda t: t + KNOTS, "knot"),
-        (3, lambda t: t - KNOTS, "knot"),
-        (4, lambda t: t.flatten(0, 1), "table"),
+        (3, lambda t: t.flatten(0, 1), "table"),
+        (4, lambda t: t + KNOTS, "knot"),
+        (4, lambda t: t - KNOTS, "knot"),
         (5, lambda t: t + 5, "neighbor"),
         (5, lambda t: t.int(), "neighbor"),
         (6, lambda t: t.flip(0), "offsets"),
@@ -272,7 +262,8 @@ def test_every_instruction_set(instructions: str) -> None:
     ],
 )
 def test_wrong_arguments_are_refused(argument: int, wrong, message: str) -> None:
-    arguments = list(Case(1, 2, torch.float64, 5, 20, 8).interpolated)
+    case = Case(1, 2, torch.float64, 5, 20, 8)
+    arguments = [case.x, case.coupling, case.weights, case.table, case.knot, *case.graph]
     arguments[argument] = wrong(arguments[argument])
     with pytest.raises((ValueError, RuntimeError), match=f"message: .*{message}"):
         torch.ops.mlip.message_interpolated(*arguments)

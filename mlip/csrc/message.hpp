@@ -37,6 +37,10 @@ struct MessageArguments {
   Real* grad_coupling = nullptr;  // as coupling
   Real* grad_weights = nullptr;   // as weights
   Real* grad_radial = nullptr;    // as radial
+
+  // Derivative by the table: edges sorted by knot, those of knot k are by_knot[knot_offsets[k]] ...
+  const int64_t *center = nullptr, *by_knot = nullptr, *knot_offsets = nullptr;
+  Real* grad_table = nullptr;  // as table
 };
 
 // Kernels of one pair of degrees for the centers [begin, end) and, forward, the channels [first, last).
@@ -48,6 +52,8 @@ struct MessageKernels {
 template <class Real>
 struct MessageTable {
   MessageKernels<Real> interpolated, array;
+  // grad_table of the knots [begin, end) and the channels [first, last), whole blocks.
+  void (*table_gradient)(const MessageArguments<Real>&, int64_t begin, int64_t end, int64_t first, int64_t last);
 };
 struct MessageTables {
   MessageTable<float> float32;

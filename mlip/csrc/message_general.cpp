@@ -14,14 +14,14 @@ namespace {
 
 #define MLIP_GRAPH "Tensor neighbor, Tensor offsets, Tensor program, int rows"
 #define MLIP_EXACT "Tensor x, Tensor coupling, Tensor activations, Tensor matrix, " MLIP_GRAPH
-#define MLIP_INTERPOLATED "Tensor x, Tensor coupling, Tensor weights, Tensor knot, Tensor table, " MLIP_GRAPH
+#define MLIP_INTERPOLATED "Tensor x, Tensor coupling, Tensor weights, Tensor table, Tensor knot, " MLIP_GRAPH
 constexpr const char* schemas[] = {
     "message_exact_general(" MLIP_EXACT ") -> Tensor",
     "message_exact_general_backward(Tensor grad, " MLIP_EXACT
     ", bool need_x, bool need_matrix) -> (Tensor, Tensor, Tensor, Tensor)",
     "message_interpolated_general(" MLIP_INTERPOLATED ") -> Tensor",
     "message_interpolated_general_backward(Tensor grad, " MLIP_INTERPOLATED
-    ", bool need_x) -> (Tensor, Tensor, Tensor)"};
+    ", bool need_x, bool need_table) -> (Tensor, Tensor, Tensor, Tensor)"};
 
 template <class Real>
 const GeneralKernels<Real>& general_kernels() {
@@ -103,7 +103,7 @@ struct Graph {
 template <class Real>
 class Perceptron {
  public:
-  static constexpr int tensors = 2, gradients = 2;
+  static constexpr int tensors = 2;
   explicit Perceptron(const StableIValue* stack) : activations_(stack[0]), matrix_(stack[1]) {}
 
   void check(Graph<Real>& graph) {
@@ -132,7 +132,7 @@ class Perceptron {
   // Numbers that the sum over a piece of the edges takes.
   int64_t piece_size(bool need_matrix) const { return need_matrix ? units_ * columns_ : 0; }
 
-  void begin_backward(MessageArguments<Real>&, StableIValue* out, bool need_matrix) {
+  void begin_backward(Graph<Real>&, StableIValue* out, bool need_matrix) {
     const int32_t dtype = activations_.dtype();
     auto grad = activations_.new_empty({activations_.size(0), units_}, dtype);
     auto grad_matrix = need_matrix ? activations_.new_empty({units_, columns_}, dtype) : activations_.new_empty({0}, dtype);
@@ -172,8 +172,8 @@ class Perceptron {
 template <class Real>
 class Interpolation {
  public:
-  static constexpr int tensors = 3, gradients = 1;
-  explicit Interpolation(const StableIValue* stack) : weights_(stack[0]), knot_(stack[1]), table_(stack[2]) {}
+  static constexpr int tensors = 3;
+  explicit Interpolation(const StableIValue* stack) : weights_(stack[0]), table_(stack[1]), knot_(stack[2]) {}
 
   void check(Graph<Real>& graph) {
     constexpr int64_t lanes = 64 / sizeof(Real);
@@ -195,10 +195,13 @@ class Interpolation {
 
   int64_t piece_size(bool) const { return 0; }
 
-  void begin_backward(MessageArguments<Real>& args, StableIValue* out, bool) {
+  void begin_backward(Graph<Real>& graph, StableIValue* out, bool need_table) {
     auto grad = weights_.new_empty({weights_.size(0), 4}, weights_.dtype());
-    args.grad_weights = grad.template data<Real>();
-    out[0] = grad.release();
+    graph.args.grad_weights = grad.template data<Real>();
+    auto grad_table = table_gradient(graph.args, table_, graph.num_edges, need_table, [&](auto&&... arguments) {
+      kernels_.table_gradient(graph.program, arguments...);
+    });
+    out[0] = grad.release(), out[1] = grad_table.release();
   }
 
   void backward(const Graph<Real>& graph, const MessageArguments<Real>& args, int64_t begin, int64_t end, Real*) const {
@@ -209,7 +212,7 @@ class Interpolation {
 
  private:
   const GeneralKernels<Real>& kernels_ = general_kernels<Real>();
-  abi::Tensor weights_, knot_, table_;
+  abi::Tensor weights_, table_, knot_;
 };
 
 // One tile of channels at a time: the radial functions of all edges of a few centers and all paths, then the messages.
@@ -241,7 +244,7 @@ void forward(const Given& given, Radial& radial, StableIValue* stack) {
 }
 
 template <class Real, class Radial>
-void backward(const abi::Tensor& grad, const Given& given, Radial& radial, bool need_x, bool need_matrix,
+void backward(const abi::Tensor& grad, const Given& given, Radial& radial, bool need_x, bool need_radial,
               StableIValue* stack) {
   Graph<Real> graph(given);
   radial.check(graph);
@@ -256,7 +259,7 @@ void backward(const abi::Tensor& grad, const Given& given, Radial& radial, bool 
   auto grad_coupling = given.x.new_empty({graph.num_edges, graph.program.coupling}, dtype);
   shared.grad_coupling = grad_coupling.template data<Real>();
   shared.path_stride = shared.channels, shared.edge_stride = graph.columns;
-  radial.begin_backward(shared, stack + 2, need_matrix);
+  radial.begin_backward(graph, stack + 2, need_radial);
   const auto run = [&](int64_t begin, int64_t end, Real* to_x, Real* piece) {
     const int64_t size = most_edges(shared.offsets, begin, end) * graph.columns;
     const std::unique_ptr<Real[]> values(new Real[size]), grad_values(new Real[size]);
@@ -270,7 +273,7 @@ void backward(const abi::Tensor& grad, const Given& given, Radial& radial, bool 
       radial.backward(graph, args, edge, stop, piece);
     });
   };
-  const int64_t piece_size = radial.piece_size(need_matrix);
+  const int64_t piece_size = radial.piece_size(need_radial);
   if (need_x || piece_size) {
     std::vector<std::vector<Real>> pieces(max_pieces);
     sum_over_pieces(shared, length, grad_x.template data<Real>(), [&](int64_t piece, int64_t begin, int64_t end, Real* to) {
@@ -302,14 +305,14 @@ void message_backward(StableIValue* stack, uint64_t, uint64_t) {
   const abi::Tensor grad(stack[0]);
   const Given given(stack + 1, Radial<float>::tensors);
   const bool need_x = abi::from_stack<bool>(stack[flags]);
-  const bool need_matrix = Radial<float>::gradients == 2 && abi::from_stack<bool>(stack[flags + 1]);
+  const bool need_radial = abi::from_stack<bool>(stack[flags + 1]);  // the matrix or the table
   if (given.x.dtype() == aoti_torch_dtype_float64()) {
     Radial<double> radial(stack + 3);
-    return backward<double>(grad, given, radial, need_x, need_matrix, stack);
+    return backward<double>(grad, given, radial, need_x, need_radial, stack);
   }
   Radial<float> radial(stack + 3);
   expect_message(given.x.dtype() == aoti_torch_dtype_float32(), "x: expected float32 or float64");
-  backward<float>(grad, given, radial, need_x, need_matrix, stack);
+  backward<float>(grad, given, radial, need_x, need_radial, stack);
 }
 
 const auto definitions = abi::Library("mlip").def(schemas[0]).def(schemas[1]).def(schemas[2]).def(schemas[3]);

@@ -42,6 +42,9 @@ struct GeneralKernels {
   void (*interpolate)(const MessageProgram&, const MessageArguments<Real>&, int64_t begin, int64_t end, int64_t first,
                       int64_t last, Real* radial);
   void (*interpolate_backward)(const MessageProgram&, const MessageArguments<Real>&, int64_t begin, int64_t end);
+  // grad_table of the knots [begin, end) and the channels [first, last), whole blocks.
+  void (*table_gradient)(const MessageProgram&, const MessageArguments<Real>&, int64_t begin, int64_t end,
+                         int64_t first, int64_t last);
 };
 struct GeneralTable {
   GeneralKernels<float> float32;

@@ -5,17 +5,17 @@ namespace mlip {
 namespace {
 
 #define MLIP_INTERPOLATED_ARGUMENTS                                                                      \
-  "Tensor x, Tensor coupling, Tensor weights, Tensor knot, Tensor table, Tensor neighbor, Tensor offsets, " \
+  "Tensor x, Tensor coupling, Tensor weights, Tensor table, Tensor knot, Tensor neighbor, Tensor offsets, " \
   "int hidden, int harmonics"
 constexpr const char* schema = "message_interpolated(" MLIP_INTERPOLATED_ARGUMENTS ") -> Tensor";
 constexpr const char* backward_schema = "message_interpolated_backward(Tensor grad, " MLIP_INTERPOLATED_ARGUMENTS
-    ", bool need_x) -> (Tensor, Tensor, Tensor)";
+    ", bool need_x, bool need_table) -> (Tensor, Tensor, Tensor, Tensor)";
 
 struct Arguments {
   explicit Arguments(const StableIValue* stack)
-      : x(stack[0]), coupling(stack[1]), weights(stack[2]), knot(stack[3]), table(stack[4]), neighbor(stack[5]),
+      : x(stack[0]), coupling(stack[1]), weights(stack[2]), table(stack[3]), knot(stack[4]), neighbor(stack[5]),
         offsets(stack[6]), hidden(abi::from_stack<int64_t>(stack[7])), harmonics(abi::from_stack<int64_t>(stack[8])) {}
-  abi::Tensor x, coupling, weights, knot, table, neighbor, offsets;
+  abi::Tensor x, coupling, weights, table, knot, neighbor, offsets;
   int64_t hidden, harmonics;
 
   template <class Real>
@@ -46,7 +46,7 @@ void forward(const Arguments& given, StableIValue* stack) {
 }
 
 template <class Real>
-void backward(const Arguments& given, const abi::Tensor& grad, bool need_x, StableIValue* stack) {
+void backward(const Arguments& given, const abi::Tensor& grad, bool need_x, bool need_table, StableIValue* stack) {
   MessageArguments<Real> args;
   const MessageGraph graph = given.check(args);
   check_gradient(graph, grad, args);
@@ -57,7 +57,8 @@ void backward(const Arguments& given, const abi::Tensor& grad, bool need_x, Stab
   auto grad_weights = given.x.new_empty({graph.num_edges, 4}, given.x.dtype());
   args.grad_coupling = grad_coupling.data<Real>(), args.grad_weights = grad_weights.data<Real>();
   prefer_huge_pages(args.grad_coupling, graph.num_edges * graph.sizes.coupling * static_cast<int64_t>(sizeof(Real)));
-  const auto run = kernels_of<Real>(graph.hidden, graph.harmonics).interpolated.backward;
+  const auto& kernels = kernels_of<Real>(graph.hidden, graph.harmonics);
+  const auto run = kernels.interpolated.backward;
   if (need_x)
     sum_over_pieces(args, length, grad_x.data<Real>(), [&](int64_t, int64_t begin, int64_t end, Real* to) {
       auto own = args;
@@ -66,7 +67,9 @@ void backward(const Arguments& given, const abi::Tensor& grad, bool need_x, Stab
     });
   else
     abi::parallel_for(0, graph.num_atoms, 8, [&](int64_t begin, int64_t end) { run(args, begin, end); });
+  auto grad_table = table_gradient(args, given.table, graph.num_edges, need_table, kernels.table_gradient);
   stack[0] = grad_x.release(), stack[1] = grad_coupling.release(), stack[2] = grad_weights.release();
+  stack[3] = grad_table.release();
 }
 
 void message_interpolated(StableIValue* stack, uint64_t, uint64_t) {
@@ -79,10 +82,10 @@ void message_interpolated(StableIValue* stack, uint64_t, uint64_t) {
 void message_interpolated_backward(StableIValue* stack, uint64_t, uint64_t) {
   const abi::Tensor grad(stack[0]);
   const Arguments args(stack + 1);
-  const bool need_x = abi::from_stack<bool>(stack[10]);
-  if (args.x.dtype() == aoti_torch_dtype_float64()) return backward<double>(args, grad, need_x, stack);
+  const bool need_x = abi::from_stack<bool>(stack[10]), need_table = abi::from_stack<bool>(stack[11]);
+  if (args.x.dtype() == aoti_torch_dtype_float64()) return backward<double>(args, grad, need_x, need_table, stack);
   expect_message(args.x.dtype() == aoti_torch_dtype_float32(), "x: expected float32 or float64");
-  backward<float>(args, grad, need_x, stack);
+  backward<float>(args, grad, need_x, need_table, stack);
 }
 
 const auto definitions = abi::Library("mlip").def(schema).def(backward_schema);

@@ -153,6 +153,44 @@ inline std::vector<int64_t> pieces_of(const int64_t* offsets, int64_t num_atoms)
   return bounds;
 }
 
+// The edges in the order of their knots, those of one knot in their own order.
+struct EdgesByKnot {
+  std::vector<int64_t> center, by_knot, offsets;
+
+  template <class Real>
+  EdgesByKnot(MessageArguments<Real>& args, int64_t num_edges, int64_t knots)
+      : center(num_edges), by_knot(num_edges), offsets(knots + 1) {
+    for (int64_t i = 0; i < args.num_atoms; i++)
+      std::fill(center.begin() + args.offsets[i], center.begin() + args.offsets[i + 1], i);
+    for (int64_t e = 0; e < num_edges; e++) offsets[args.knot[e] + 1]++;
+    for (int64_t k = 0; k < knots; k++) offsets[k + 1] += offsets[k];
+    std::vector<int64_t> next(offsets.begin(), offsets.end() - 1);
+    for (int64_t e = 0; e < num_edges; e++) by_knot[next[args.knot[e]]++] = e;
+    args.center = center.data(), args.by_knot = by_knot.data(), args.knot_offsets = offsets.data();
+  }
+};
+
+// The derivative by the table (knots, channels / block, paths, 3, block), an empty tensor if it is not wanted. The sums
+// run over the edges of a knot, a block of channels at a time: run(args, knots' begin, end, channels' begin, end).
+template <class Real, class Run>
+abi::Tensor table_gradient(MessageArguments<Real> args, const abi::Tensor& table, int64_t num_edges, bool wanted,
+                           const Run& run) {
+  if (!wanted) return table.new_empty({0}, table.dtype());
+  const int64_t knots = table.size(0), blocks = table.size(1), paths = table.size(2), lanes = table.size(4);
+  auto grad = table.new_empty({knots, blocks, paths, 3, lanes}, table.dtype());
+  args.grad_table = grad.template data<Real>();
+  prefer_huge_pages(args.grad_table, knots * blocks * paths * 3 * lanes * static_cast<int64_t>(sizeof(Real)));
+  const EdgesByKnot sorted(args, num_edges, knots);
+  const int64_t ranges = std::clamp<int64_t>(16 / blocks, 1, std::max<int64_t>(knots / 32, 1));
+  abi::parallel_for(0, blocks * ranges, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; task++) {
+      const int64_t first = task / ranges * lanes, range = task % ranges;
+      run(args, knots * range / ranges, knots * (range + 1) / ranges, first, first + lanes);
+    }
+  });
+  return grad;
+}
+
 // total (num_atoms, length) = sum over pieces of what run(piece, begin, end, to) adds to the rows `neighbor` of the piece's
 // edges in `to`, in the order of the pieces. Each thread has one buffer, of which only the rows in use are touched.
 template <class Real, class Run>

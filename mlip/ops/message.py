@@ -141,7 +141,8 @@ def message_interpolated(
         coupling: (E, K), spherical harmonics (E, (harmonics + 1)^2) times :func:`coupling_matrix`.
         weights: (E, 4).
         knot: (E,) int64.
-        table: from :func:`pack_table`; has no derivative.
+        table: from :func:`pack_table`. Its derivative costs half as much as all others together: detach it where only
+            forces are wanted.
         neighbor: (E,) int64.
         offsets: (N + 1,) int64.
         hidden: largest degree of x.
@@ -155,8 +156,8 @@ def message_interpolated(
             x.contiguous(),
             coupling.contiguous(),
             weights.contiguous(),
+            table.contiguous(),
             knot,
-            table,
             neighbor,
             offsets,
             hidden,
@@ -269,6 +270,12 @@ def _fits(x: Tensor, hidden: int, harmonics: int) -> bool:
     )
 
 
+def gradients_fake(linear: Sequence[Tensor], first: bool, last: bool) -> tuple[Tensor, ...]:
+    """What the backward operators give: gradients of four arguments, of the first and of the last one if wanted."""
+    wanted = (first, True, True, last)
+    return tuple(torch.empty_like(a) if want else a.new_empty(0) for a, want in zip(linear, wanted, strict=True))
+
+
 def _messages_fake(x: Tensor, hidden: int, harmonics: int) -> Tensor:
     return x.new_empty(sum(2 * l3 + 1 for _, _, l3 in message_paths(hidden, harmonics)) * x.shape[0] * x.shape[2])
 
@@ -276,13 +283,12 @@ def _messages_fake(x: Tensor, hidden: int, harmonics: int) -> Tensor:
 if _extension.compiled:
 
     @torch.library.register_fake("mlip::message_interpolated")
-    def _interpolated_fake(x, coupling, weights, knot, table, neighbor, offsets, hidden, harmonics):  # type: ignore[no-untyped-def]
+    def _interpolated_fake(x, coupling, weights, table, knot, neighbor, offsets, hidden, harmonics):  # type: ignore[no-untyped-def]
         return _messages_fake(x, hidden, harmonics)
 
     @torch.library.register_fake("mlip::message_interpolated_backward")
     def _interpolated_backward_fake(*args):  # type: ignore[no-untyped-def]
-        x, coupling, weights, need_x = *args[1:4], args[-1]
-        return torch.empty_like(x) if need_x else x.new_empty(0), torch.empty_like(coupling), torch.empty_like(weights)
+        return gradients_fake(args[1:5], args[-2], args[-1])
 
     @torch.library.register_fake("mlip::message_exact")
     def _exact_fake(x, coupling, activations, matrix, neighbor, offsets, hidden, harmonics):  # type: ignore[no-untyped-def]
@@ -290,8 +296,7 @@ if _extension.compiled:
 
     @torch.library.register_fake("mlip::message_exact_backward")
     def _exact_backward_fake(*args):  # type: ignore[no-untyped-def]
-        wanted = (args[-2], True, True, args[-1])
-        return tuple(torch.empty_like(a) if want else a.new_empty(0) for a, want in zip(args[1:5], wanted, strict=True))
+        return gradients_fake(args[1:5], args[-2], args[-1])
 
     @torch.library.register_fake("mlip::neighbor_outer")
     def _outer_fake(left: Tensor, right: Tensor, offsets: Tensor) -> Tensor:
@@ -301,6 +306,6 @@ if _extension.compiled:
     def _outer_backward_fake(grad: Tensor, left: Tensor, right: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
         return torch.empty_like(left), torch.empty_like(right)
 
-    register_multilinear("message_interpolated", linear=3, outputs=1, optional=(0,))
+    register_multilinear("message_interpolated", linear=4, outputs=1, optional=(0, 3))
     register_multilinear("message_exact", linear=4, outputs=1, optional=(0, 3))
     register_multilinear("neighbor_outer", linear=2, outputs=1)

@@ -21,6 +21,7 @@ from mlip.ops.message import (
     MAX_HARMONICS,
     MAX_HIDDEN,
     edge_centers,
+    gradients_fake,
     interpolated_radial,
     join_blocks,
     message_paths,
@@ -116,7 +117,8 @@ def message_interpolated_general(
         coupling: (E, K), spherical harmonics times the program's coupling matrix.
         weights: (E, 4) of the cubic Hermite polynomials.
         knot: (E,) int64.
-        table: from `pack_table`, in the order of the paths; has no derivative.
+        table: from `pack_table`, in the order of the paths. Its derivative costs half as much as all others
+            together: detach it where only forces are wanted.
         neighbor: (E,) int64.
         offsets: (N + 1,) int64.
         program: the paths.
@@ -125,8 +127,8 @@ def message_interpolated_general(
         The messages of the program, (2 l3 + 1, N, paths into it * C) each, in one dimension: see `message_blocks`.
     """
     if _fits(x):
-        tensors = (x.contiguous(), coupling.contiguous(), weights.contiguous(), knot, table, neighbor, offsets)
-        return torch.ops.mlip.message_interpolated_general(*tensors, program.table, program.rows)
+        tensors = (x.contiguous(), coupling.contiguous(), weights.contiguous(), table.contiguous(), knot)
+        return torch.ops.mlip.message_interpolated_general(*tensors, neighbor, offsets, program.table, program.rows)
     radial = interpolated_radial(weights, knot, table)
     return message_general_reference(x, coupling, radial, neighbor, offsets, program)
 
@@ -194,13 +196,11 @@ if _extension.compiled:
 
     @torch.library.register_fake("mlip::message_interpolated_general_backward")
     def _interpolated_backward_fake(*args):  # type: ignore[no-untyped-def]
-        x, coupling, weights, need_x = *args[1:4], args[-1]
-        return torch.empty_like(x) if need_x else x.new_empty(0), torch.empty_like(coupling), torch.empty_like(weights)
+        return gradients_fake(args[1:5], args[-2], args[-1])
 
     @torch.library.register_fake("mlip::message_exact_general_backward")
     def _exact_backward_fake(*args):  # type: ignore[no-untyped-def]
-        wanted = (args[-2], True, True, args[-1])
-        return tuple(torch.empty_like(a) if want else a.new_empty(0) for a, want in zip(args[1:5], wanted, strict=True))
+        return gradients_fake(args[1:5], args[-2], args[-1])
 
-    register_multilinear("message_interpolated_general", linear=3, outputs=1, optional=(0,))
+    register_multilinear("message_interpolated_general", linear=4, outputs=1, optional=(0, 3))
     register_multilinear("message_exact_general", linear=4, outputs=1, optional=(0, 3))

@@ -4,7 +4,9 @@
 // stay in registers, and a loop above.
 #include "../message_general.hpp"
 
+#include <algorithm>
 #include <memory>
+#include <vector>
 
 #include "reduce.hpp"
 
@@ -172,6 +174,62 @@ struct General {
     }
   }
 
+  // Sums over the edges of one knot of the four weights times the derivative by the radial function of one path, for the
+  // channels of one vector. `grad` is at component 0 of the path's messages.
+  template <int N1, int N3>
+  static void table_path(const GeneralPath& path, const Arguments& args, int64_t components, int64_t knot,
+                         int64_t channel, const Real* grad, int64_t grad_step, V* out) {
+    const int64_t n1 = N1 ? N1 : path.n1, n3 = N3 ? N3 : path.n3, channels = args.channels;
+    V sums[4] = {};
+    for (int64_t k = args.knot_offsets[knot]; k < args.knot_offsets[knot + 1]; k++) {
+      const int64_t e = args.by_knot[k];
+      const Real *coupling = args.coupling + e * components + path.column, *weights = args.weights + 4 * e;
+      const Real* x = args.x + (args.neighbor[e] * args.components_x + path.component) * channels + channel;
+      const Real* from = grad + args.center[e] * path.into * channels + channel;
+      V grad_r = {};
+      if (path.identity) {
+        for (int64_t m = 0; m < n1; m++) grad_r += load(from + m * grad_step) * load(x + m * channels);
+        grad_r *= coupling[0];
+      } else {
+        V u[N1 ? N1 : largest_dim] = {};
+        for (int64_t m3 = 0; m3 < n3; m3++) {
+          const V g = load(from + m3 * grad_step);
+          for (int64_t m1 = 0; m1 < n1; m1++) u[m1] += coupling[m3 * n1 + m1] * g;
+        }
+        for (int64_t m1 = 0; m1 < n1; m1++) grad_r += u[m1] * load(x + m1 * channels);
+      }
+      for (int w = 0; w < 4; w++) sums[w] += weights[w] * grad_r;
+    }
+    std::copy(sums, sums + 4, out);
+  }
+
+  static void table_gradient(const MessageProgram& program, const Arguments& args, int64_t begin, int64_t end,
+                             int64_t first, int64_t last) {
+    constexpr int64_t step = block<Real>, vectors = step / lanes;
+    const auto paths = static_cast<int64_t>(program.paths.size());
+    std::vector<Real> carry(vectors * paths * lanes);  // to the slopes of the next knot
+    for (int64_t lump = first; lump < last; lump += step) {
+      std::fill(carry.begin(), carry.end(), Real(0));
+      for (int64_t knot = begin > 0 ? begin - 1 : 0; knot < end; knot++) {
+        for (int64_t k = 0; k < vectors * paths; k++) {
+          const int64_t q = k / vectors, channel = lump + k % vectors * lanes;
+          const GeneralPath& path = program.paths[q];
+          const Real* grad = args.grad_out[0] + program.output_at(path, 0, args.num_atoms, 0, args.channels);
+          V sums[4];
+          choose<Table>(path)(path, args, program.coupling, knot, channel, grad,
+                              path.into * args.num_atoms * args.channels, sums);
+          if (knot >= begin) {
+            Real* to = args.grad_table + (knot * args.channels + lump) * (paths * 3) + q * 3 * step + channel - lump;
+            store(to, sums[0]);
+            store(to + step, sums[1] + load(&carry[k * lanes]));
+            store(to + 2 * step, sums[2]);
+          }
+          store(&carry[k * lanes], sums[3]);
+        }
+      }
+    }
+  }
+
   // The instance of a path's numbers of components.
   struct Forward {
     template <int N1, int N3>
@@ -180,6 +238,10 @@ struct General {
   struct Backward {
     template <int N1, int N3>
     static constexpr auto of = &backward_path<N1, N3>;
+  };
+  struct Table {
+    template <int N1, int N3>
+    static constexpr auto of = &table_path<N1, N3>;
   };
   template <class Pass>
   static auto choose(const GeneralPath& path) {
@@ -190,7 +252,7 @@ struct General {
     return l1 < degrees && l3 < degrees ? instances[l1 * degrees + l3] : Pass::template of<0, 0>;
   }
 
-  static constexpr GeneralKernels<Real> kernels{forward, backward, interpolate, interpolate_backward};
+  static constexpr GeneralKernels<Real> kernels{forward, backward, interpolate, interpolate_backward, table_gradient};
 };
 
 }  // namespace
