@@ -6,7 +6,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,9 @@ DEGREES = [(hidden, harmonics) for hidden in range(3) for harmonics in range(max
 DTYPES = [torch.float32, torch.float64]
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 2e-14}
 KNOTS = 9
+# Atoms, edges, channels, knots: a usual case; nothing; no edges; pieces and chunks of centers, knots without edges; a
+# center whose edges come in pieces.
+SIZES = [(30, 250, 32), (0, 0, 16), (3, 0, 16), (140, 500, 16, 300), (3, 1000, 48)]
 
 compiled = pytest.mark.skipif(not _extension.compiled, reason="the compiled operators are not installed")
 
@@ -28,7 +31,16 @@ compiled = pytest.mark.skipif(not _extension.compiled, reason="the compiled oper
 class Case:
     """Random numbers on a random graph with unsorted neighbors, the last two atoms (and others) without edges."""
 
-    def __init__(self, hidden: int, harmonics: int, dtype: torch.dtype, atoms: int, edges: int, channels: int) -> None:
+    def __init__(
+        self,
+        hidden: int,
+        harmonics: int,
+        dtype: torch.dtype,
+        atoms: int,
+        edges: int,
+        channels: int,
+        knots: int = KNOTS,
+    ) -> None:
         generator = torch.Generator().manual_seed(5)
 
         def normal(*shape: int) -> Tensor:
@@ -47,8 +59,8 @@ class Case:
         self.y = normal(edges, (harmonics + 1) ** 2)
         self.matrix_y = ops.coupling_matrix(hidden, harmonics, wigner_3j).to(dtype)
         self.coupling = self.y @ self.matrix_y
-        self.weights, self.knot = normal(edges, 4), integers(KNOTS - 1, edges)
-        self.values, self.slopes = normal(KNOTS, len(self.paths), channels), normal(KNOTS, len(self.paths), channels)
+        self.weights, self.knot = normal(edges, 4), integers(knots - 1, edges)
+        self.values, self.slopes = normal(knots, len(self.paths), channels), normal(knots, len(self.paths), channels)
         self.table = ops.pack_table(self.values, self.slopes, self.values.dtype)
         self.activations, self.matrix = normal(edges, 5), normal(5, len(self.paths) * channels)
 
@@ -99,9 +111,9 @@ def test_order_of_paths() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("size", [(30, 250, 32), (0, 0, 16), (3, 0, 16), (140, 500, 16), (3, 400, 48)])
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("degrees", DEGREES)
-def test_equals_sums_of_3j_symbols(degrees: tuple[int, int], size: tuple[int, int, int], dtype: torch.dtype) -> None:
+def test_equals_sums_of_3j_symbols(degrees: tuple[int, int], size: tuple[int, ...], dtype: torch.dtype) -> None:
     """Messages and first derivatives, both kinds of radial functions."""
     case = Case(*degrees, dtype, *size)
     x, y, weights, values, slopes = inputs = leaves(case.x, case.y, case.weights, case.values, case.slopes)
@@ -202,24 +214,55 @@ def test_outer(size: tuple[int, int, int, int], dtype: torch.dtype) -> None:
     compare([found], [expected], [left, right])
 
 
+def test_derivatives_of_the_table_are_those_of_values_and_slopes() -> None:
+    values, slopes = leaves(*torch.randn(2, 4, 3, 8, dtype=torch.float64))
+    assert torch.autograd.gradcheck(lambda v, s: ops.pack_table(v, s, torch.float64), (values, slopes))
+    assert torch.autograd.gradgradcheck(lambda v, s: ops.pack_table(v, s, torch.float64), (values, slopes))
+
+
+def test_third_derivatives() -> None:
+    """Of all arguments, with the table, against those of plain torch."""
+    case = Case(1, 2, torch.float64, 5, 20, 8)
+
+    def third(function: Callable[..., Tensor]) -> list[Tensor]:
+        arguments = leaves(case.x, case.coupling, case.weights, case.table)
+        derivative = (function(*arguments) ** 3).sum()
+        for k in (2, 3):
+            (gradient,) = torch.autograd.grad(derivative, arguments[k], create_graph=True)
+            derivative = (gradient**2).sum()
+        return list(torch.autograd.grad(derivative, arguments))
+
+    def plain(x: Tensor, coupling: Tensor, weights: Tensor, table: Tensor) -> Tensor:
+        return ops.message_reference(x, coupling, ops.interpolated_radial(weights, case.knot, table), *case.graph)
+
+    found = third(lambda x, m, w, t: ops.message_interpolated(x, m, w, case.knot, t, *case.graph))
+    for a, b in zip(found, third(plain), strict=True):
+        torch.testing.assert_close(a / b.abs().max(), b / b.abs().max(), rtol=0, atol=1e-12)
+
+
 @compiled
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_threads_change_no_bit(dtype: torch.dtype) -> None:
-    case = Case(1, 3, dtype, 700, 9000, 16)
+@pytest.mark.parametrize("size", [(700, 9000, 16), (40, 2000, 64), (3, 1000, 16)])
+@pytest.mark.parametrize("some", [False, True])
+def test_threads_change_no_bit(size: tuple[int, int, int], some: bool, dtype: torch.dtype) -> None:
+    """Neither with all derivatives nor without those of the first and last argument, whose sums are over edges."""
+    case = Case(1, 3, dtype, *size)
 
     def results() -> list[Tensor]:
         out: list[Tensor] = []
         for function, inputs in functions(case):
             arguments = leaves(*inputs)
+            if some and len(arguments) == 4:
+                arguments[0].requires_grad_(False), arguments[3].requires_grad_(False)
             messages = function(*arguments)
-            out += [messages, *torch.autograd.grad((messages**2).sum(), arguments)]
+            out += [messages, *torch.autograd.grad((messages**2).sum(), [a for a in arguments if a.requires_grad])]
         return out
 
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
         one = results()
-        for threads in (2, 3):
+        for threads in (2, 3, 5):
             torch.set_num_threads(threads)
             assert all(torch.equal(a, b) for a, b in zip(one, results(), strict=True))
     finally:
@@ -267,3 +310,12 @@ def test_wrong_arguments_are_refused(argument: int, wrong, message: str) -> None
     arguments[argument] = wrong(arguments[argument])
     with pytest.raises((ValueError, RuntimeError), match=f"message: .*{message}"):
         torch.ops.mlip.message_interpolated(*arguments)
+
+
+@compiled
+def test_sizes_beyond_any_memory_are_refused() -> None:
+    case = Case(1, 2, torch.float64, 0, 0, 8)
+    x, table = case.x.new_empty(0, 4, 2**58), case.table.new_empty(0, 2**55, len(case.paths), 3, 8)
+    arguments = (x.new_empty(0), x, case.coupling, case.weights, table, case.knot, *case.graph)
+    with pytest.raises((ValueError, RuntimeError), match="larger than any memory"):
+        torch.ops.mlip.message_interpolated_backward(*arguments, True, False)

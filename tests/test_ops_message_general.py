@@ -18,7 +18,7 @@ from mlip import _extension
 from mlip import ops as all_ops
 from mlip.nn.irreps import wigner_3j
 from mlip.ops import message_general as ops
-from mlip.ops.message import coupling_matrix, message_blocks, message_paths, pack_table
+from mlip.ops.message import coupling_matrix, interpolated_radial, message_blocks, message_paths, pack_table
 
 DTYPES = [torch.float32, torch.float64]
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 2e-14}
@@ -47,7 +47,9 @@ def program_of(features: str, harmonics: str, messages: str) -> ops.MessageProgr
 class Case:
     """Random numbers on a random graph with unsorted neighbors, the last two atoms (and others) without edges."""
 
-    def __init__(self, irreps: str, dtype: torch.dtype, atoms: int, edges: int, channels: int) -> None:
+    def __init__(
+        self, irreps: str, dtype: torch.dtype, atoms: int, edges: int, channels: int, knots: int = KNOTS
+    ) -> None:
         generator = torch.Generator().manual_seed(5)
 
         def normal(*shape: int) -> Tensor:
@@ -63,8 +65,8 @@ class Case:
         self.y = normal(edges, sum(self.program.dims_y))
         self.matrix_y = self.program.coupling_matrix(wigner_3j).to(dtype)
         self.coupling = self.y @ self.matrix_y
-        self.weights, self.knot = normal(edges, 4), torch.randint(KNOTS - 1, (edges,), generator=generator)
-        self.values, self.slopes = normal(KNOTS, self.paths, channels), normal(KNOTS, self.paths, channels)
+        self.weights, self.knot = normal(edges, 4), torch.randint(knots - 1, (edges,), generator=generator)
+        self.values, self.slopes = normal(knots, self.paths, channels), normal(knots, self.paths, channels)
         self.table = pack_table(self.values, self.slopes, dtype)
         self.activations, self.matrix = normal(edges, 5), normal(5, self.paths * channels)
 
@@ -119,14 +121,15 @@ def compare(found: list[Tensor], expected: list[Tensor], inputs: list[Tensor]) -
         assert_near(a, b)
 
 
-# Whole tiles, half tiles, channels for plain torch; nothing; a center with more edges than a block; many pieces.
-SIZES = [(30, 250, 64), (6, 40, 5), (0, 0, 16), (3, 0, 16), (3, 400, 48), (140, 500, 16)]
+# Atoms, edges, channels, knots. Whole tiles, half tiles, channels for plain torch; nothing; a center whose edges come
+# in pieces; pieces and chunks of centers, knots without edges.
+SIZES = [(30, 250, 64), (6, 40, 5), (0, 0, 16), (3, 0, 16), (3, 1000, 48), (140, 500, 16, 300)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("irreps", IRREPS)
-def test_equals_sums_of_3j_symbols(irreps: str, size: tuple[int, int, int], dtype: torch.dtype) -> None:
+def test_equals_sums_of_3j_symbols(irreps: str, size: tuple[int, ...], dtype: torch.dtype) -> None:
     """Messages and first derivatives, both kinds of radial functions."""
     case = Case(irreps, dtype, *size)
     x, y, weights, values, slopes = inputs = leaves(case.x, case.y, case.weights, case.values, case.slopes)
@@ -172,9 +175,8 @@ def test_first_and_second_derivatives(irreps: str) -> None:
 def test_third_derivatives() -> None:
     """Of the operators against those of plain torch."""
     case = Case("both parities", torch.float64, 5, 20, 8)
-    _, inputs = list(functions(case))[1]
 
-    def third(function: Callable[..., Tensor]) -> list[Tensor]:
+    def third(function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> list[Tensor]:
         arguments = leaves(*inputs)
         derivative = (function(*arguments) ** 3).sum()
         for k in (1, 2):
@@ -182,13 +184,17 @@ def test_third_derivatives() -> None:
             derivative = (gradient**2).sum()
         return list(torch.autograd.grad(derivative, arguments))
 
-    def plain(x: Tensor, coupling: Tensor, activations: Tensor, matrix: Tensor) -> Tensor:
+    def interpolated(x: Tensor, coupling: Tensor, weights: Tensor, table: Tensor) -> Tensor:
+        radial = interpolated_radial(weights, case.knot, table)
+        return ops.message_general_reference(x, coupling, radial, *case.graph)
+
+    def exact(x: Tensor, coupling: Tensor, activations: Tensor, matrix: Tensor) -> Tensor:
         radial = (activations @ matrix).unflatten(1, (case.paths, -1))
         return ops.message_general_reference(x, coupling, radial, *case.graph)
 
-    found, expected = third(lambda *arguments: ops.message_exact_general(*arguments, *case.graph)), third(plain)
-    for a, b in zip(found, expected, strict=True):
-        torch.testing.assert_close(a / b.abs().max(), b / b.abs().max(), rtol=0, atol=1e-12)
+    for (operator, inputs), plain in zip(functions(case), (interpolated, exact), strict=True):
+        for a, b in zip(third(operator, inputs), third(plain, inputs), strict=True):
+            torch.testing.assert_close(a / b.abs().max(), b / b.abs().max(), rtol=0, atol=1e-12)
 
 
 @compiled
@@ -223,22 +229,27 @@ def test_opcheck(dtype: torch.dtype) -> None:
 
 @compiled
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_threads_change_no_bit(dtype: torch.dtype) -> None:
-    case = Case("both parities", dtype, 700, 5000, 16)
+@pytest.mark.parametrize("size", [(700, 5000, 16), (3, 1000, 16)])
+@pytest.mark.parametrize("some", [False, True])
+def test_threads_change_no_bit(size: tuple[int, int, int], some: bool, dtype: torch.dtype) -> None:
+    """Neither with all derivatives nor without those of the first and last argument, whose sums are over edges."""
+    case = Case("both parities", dtype, *size)
 
     def results() -> list[Tensor]:
         out: list[Tensor] = []
         for function, inputs in functions(case):
             arguments = leaves(*inputs)
+            if some:
+                arguments[0].requires_grad_(False), arguments[3].requires_grad_(False)
             messages = function(*arguments)
-            out += [messages, *torch.autograd.grad((messages**2).sum(), arguments)]
+            out += [messages, *torch.autograd.grad((messages**2).sum(), [a for a in arguments if a.requires_grad])]
         return out
 
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
         one = results()
-        for threads in (2, 3):
+        for threads in (2, 3, 5):
             torch.set_num_threads(threads)
             assert all(torch.equal(a, b) for a, b in zip(one, results(), strict=True))
     finally:

@@ -7,11 +7,25 @@
 // for a block of edges that stays in cache; it never exists for all edges.
 #pragma once
 #include <cstdint>
+#include <limits>
 
 #include "isa.hpp"
 #include "message_paths.hpp"
 
 namespace mlip {
+
+// Edges in the order in which their derivatives by the table are summed: chunks of centers, whose derivatives of the
+// messages stay in cache, then knots, then their own order.
+template <class Real>
+struct EdgesByKnot {
+  static constexpr int64_t ahead = 3;       // numbers beyond the end of `order`, to fetch what comes next
+  int64_t chunks = 0, knots = 0, most = 0;  // `most` centers in a chunk
+  const int64_t* centers = nullptr;         // (chunks + 1,) the centers of chunk i are centers[i] ... centers[i + 1]
+  const int64_t* offsets = nullptr;         // (chunks, knots + 1) where in `order` the edges of a knot are
+  const int64_t* order = nullptr;           // (edges + ahead,)
+  const int64_t *center = nullptr, *neighbor = nullptr;  // (edges,) in this order
+  const Real* weights = nullptr;                         // (edges, 4) in this order
+};
 
 template <class Real>
 struct MessageArguments {
@@ -19,6 +33,8 @@ struct MessageArguments {
   int64_t components_x = 0;           // of x, where kernels do not know it (message_general.hpp)
   const int64_t* offsets = nullptr;   // (num_atoms + 1,) edges of center i are offsets[i] ... offsets[i + 1]
   const int64_t* neighbor = nullptr;  // (edges,)
+  // With the radial part as an array, the edges of a center may come in several calls: those of this one.
+  int64_t first_edge = 0, last_edge = std::numeric_limits<int64_t>::max();
   const Real* x = nullptr;            // (num_atoms, components, channels)
   const Real* coupling = nullptr;     // (edges, coupling_size)
 
@@ -38,8 +54,7 @@ struct MessageArguments {
   Real* grad_weights = nullptr;   // as weights
   Real* grad_radial = nullptr;    // as radial
 
-  // Derivative by the table: edges sorted by knot, those of knot k are by_knot[knot_offsets[k]] ...
-  const int64_t *center = nullptr, *by_knot = nullptr, *knot_offsets = nullptr;
+  EdgesByKnot<Real> by_knot;   // for the derivative by the table
   Real* grad_table = nullptr;  // as table
 };
 

@@ -30,7 +30,7 @@ class Exact {
         message_(kernels_of<Real>(given_.hidden, given_.harmonics).array) {
     check_tensor(given_.activations, dtype_of<Real>(), {graph_.num_edges, -1},
                  "activations: expected a contiguous tensor (edges, units) of the type of x");
-    units_ = given_.activations.size(1), columns_ = graph_.sizes.paths * graph_.channels;
+    units_ = given_.activations.size(1), columns_ = abi::product({graph_.sizes.paths, graph_.channels});
     expect_message(units_ > 0, "activations: expected at least one unit");
     check_tensor(given_.matrix, dtype_of<Real>(), {units_, columns_},
                  "matrix: expected a contiguous tensor (units, paths * channels) of the type of x");
@@ -45,8 +45,8 @@ class Exact {
       gemm_.pack(matrix_ + path * graph_.channels, units_, graph_.channels, columns_, 1, &packed[path * path_size]);
     abi::parallel_for(0, graph_.num_atoms, 8, [&](int64_t begin, int64_t end) {
       std::vector<Real> radial(most_edges(args_.offsets, begin, end) * graph_.sizes.paths * gemm_.tile);
-      for_blocks(args_.offsets, begin, end, [&](int64_t first, int64_t last) {
-        forward_block(first, last, packed.data(), path_size, radial.data());
+      for_blocks(args_.offsets, begin, end, [&](int64_t first, int64_t last, int64_t edge, int64_t stop) {
+        forward_block(first, last, edge, stop, packed.data(), path_size, radial.data());
       });
     });
     stack[0] = out.release();
@@ -90,9 +90,11 @@ class Exact {
 
  private:
   // One tile of channels at a time: the radial functions of all edges and paths, then the messages.
-  void forward_block(int64_t begin, int64_t end, const Real* packed, int64_t path_size, Real* radial) const {
-    const int64_t edge = args_.offsets[begin], edges = args_.offsets[end] - edge, tile = gemm_.tile;
+  void forward_block(int64_t begin, int64_t end, int64_t edge, int64_t stop, const Real* packed, int64_t path_size,
+                     Real* radial) const {
+    const int64_t edges = stop - edge, tile = gemm_.tile;
     auto args = args_;
+    args.first_edge = edge, args.last_edge = stop;
     args.path_stride = tile, args.edge_stride = graph_.sizes.paths * tile;
     for (int64_t channel = 0; channel < graph_.channels; channel += tile) {
       for (int64_t path = 0; path < graph_.sizes.paths; path++)
@@ -109,8 +111,9 @@ class Exact {
     std::vector<Real> packed(grad_matrix ? packed_size<Real>(most, columns_) : 0);
     auto args = args_;
     args.grad_x = grad_x, args.path_stride = graph_.channels, args.edge_stride = columns_;
-    for_blocks(args_.offsets, begin, end, [&](int64_t first, int64_t last) {
-      const int64_t edge = args.offsets[first], edges = args.offsets[last] - edge;
+    for_blocks(args_.offsets, begin, end, [&](int64_t first, int64_t last, int64_t edge, int64_t stop) {
+      const int64_t edges = stop - edge;
+      args.first_edge = edge, args.last_edge = stop;
       const Real* activations = activations_ + edge * units_;
       gemm_.multiply(edges, columns_, units_, activations, units_, 1, packed_.data(), radial.get(), columns_, false);
       args.radial = radial.get() - edge * columns_, args.grad_radial = grad_radial.get() - edge * columns_;

@@ -85,7 +85,7 @@ struct Graph {
     expect_message(args.channels > 0 && args.channels % lanes == 0,
             "x: expected a multiple of 16 (float32) or 8 (float64) channels");
     program = read_program(given.program, args.components_x, given.rows);
-    paths = static_cast<int64_t>(program.paths.size()), columns = paths * args.channels;
+    paths = static_cast<int64_t>(program.paths.size()), columns = abi::product({paths, args.channels});
     check_tensor(given.neighbor, aoti_torch_dtype_int64(), {-1}, "neighbor: expected a contiguous int64 tensor (edges,)");
     num_edges = given.neighbor.size(0);
     check_tensor(given.coupling, dtype_of<Real>(), {num_edges, program.coupling},
@@ -198,9 +198,8 @@ class Interpolation {
   void begin_backward(Graph<Real>& graph, StableIValue* out, bool need_table) {
     auto grad = weights_.new_empty({weights_.size(0), 4}, weights_.dtype());
     graph.args.grad_weights = grad.template data<Real>();
-    auto grad_table = table_gradient(graph.args, table_, graph.num_edges, need_table, [&](auto&&... arguments) {
-      kernels_.table_gradient(graph.program, arguments...);
-    });
+    auto grad_table = table_gradient(graph.args, table_, graph.num_edges, graph.program.rows, need_table,
+                                     [&](auto&&... arguments) { kernels_.table_gradient(graph.program, arguments...); });
     out[0] = grad.release(), out[1] = grad_table.release();
   }
 
@@ -229,9 +228,9 @@ void forward(const Given& given, Radial& radial, StableIValue* stack) {
   shared.path_stride = tile, shared.edge_stride = graph.paths * tile;
   abi::parallel_for(0, shared.num_atoms, 8, [&](int64_t begin, int64_t end) {
     const std::unique_ptr<Real[]> values(new Real[most_edges(shared.offsets, begin, end) * shared.edge_stride]);
-    for_blocks(shared.offsets, begin, end, [&](int64_t first, int64_t last) {
-      const int64_t edge = shared.offsets[first], stop = shared.offsets[last];
+    for_blocks(shared.offsets, begin, end, [&](int64_t first, int64_t last, int64_t edge, int64_t stop) {
       auto args = shared;
+      args.first_edge = edge, args.last_edge = stop;
       for (int64_t channel = 0; channel < channels; channel += tile) {
         const int64_t channel_end = std::min(channels, channel + tile);
         radial.fill(graph, args, edge, stop, channel, channel_end, values.get());
@@ -265,8 +264,8 @@ void backward(const abi::Tensor& grad, const Given& given, Radial& radial, bool 
     const std::unique_ptr<Real[]> values(new Real[size]), grad_values(new Real[size]);
     auto args = shared;
     args.grad_x = to_x;
-    for_blocks(args.offsets, begin, end, [&](int64_t first, int64_t last) {
-      const int64_t edge = args.offsets[first], stop = args.offsets[last];
+    for_blocks(args.offsets, begin, end, [&](int64_t first, int64_t last, int64_t edge, int64_t stop) {
+      args.first_edge = edge, args.last_edge = stop;
       args.radial = values.get() - edge * graph.columns, args.grad_radial = grad_values.get() - edge * graph.columns;
       radial.fill(graph, args, edge, stop, 0, args.channels, values.get());
       general_kernels<Real>().backward(graph.program, args, first, last);

@@ -94,10 +94,13 @@ struct MessageGraph {
 };
 
 // All messages, (size,): the blocks (2 l3 + 1, atoms, paths into l3 * channels) one after the other.
-inline int64_t message_size(const MessageGraph& graph) {
+inline int64_t message_rows(const MessageGraph& graph) {
   int64_t rows = 0;
   for (int l3 = 0; l3 <= graph.harmonics; l3++) rows += (2 * l3 + 1) * graph.sizes.into[l3];
-  return abi::product({rows, graph.num_atoms, graph.channels});
+  return rows;
+}
+inline int64_t message_size(const MessageGraph& graph) {
+  return abi::product({message_rows(graph), graph.num_atoms, graph.channels});
 }
 template <class Real>
 void find_blocks(const MessageGraph& graph, Real* messages, Real** blocks) {
@@ -120,14 +123,17 @@ void check_gradient(const MessageGraph& graph, const abi::Tensor& grad, MessageA
   find_blocks<const Real>(graph, grad.data<Real>(), args.grad_out);
 }
 
-// Calls body(first center, end) for runs of centers of at most `edges_at_once` edges, or of a single center.
-constexpr int64_t edges_at_once = 96;
+// Calls body(first center, end, first edge, end) for runs of centers of at most `edges_at_once` edges, or for a single
+// center, whose edges come in pieces of at most `edges_of_a_center`.
+constexpr int64_t edges_at_once = 96, edges_of_a_center = 384;
 template <class Body>
 void for_blocks(const int64_t* offsets, int64_t begin, int64_t end, const Body& body) {
   for (int64_t first = begin; first < end;) {
     int64_t last = first + 1;
     while (last < end && offsets[last + 1] - offsets[first] <= edges_at_once) last++;
-    body(first, last);
+    const int64_t edge = offsets[first], count = offsets[last] - edge;
+    const int64_t pieces = std::max<int64_t>(1, (count + edges_of_a_center - 1) / edges_of_a_center);
+    for (int64_t k = 0; k < pieces; k++) body(first, last, edge + count * k / pieces, edge + count * (k + 1) / pieces);
     first = last;
   }
 }
@@ -135,7 +141,7 @@ void for_blocks(const int64_t* offsets, int64_t begin, int64_t end, const Body& 
 inline int64_t most_edges(const int64_t* offsets, int64_t begin, int64_t end) {
   int64_t most = std::min(edges_at_once, offsets[end] - offsets[begin]);
   for (int64_t i = begin; i < end; i++) most = std::max(most, offsets[i + 1] - offsets[i]);
-  return most;
+  return std::min(most, edges_of_a_center);
 }
 
 // Centers in pieces of about equal numbers of edges. How many depends on the number of atoms alone, so that sums over
@@ -143,8 +149,8 @@ inline int64_t most_edges(const int64_t* offsets, int64_t begin, int64_t end) {
 constexpr int64_t max_pieces = 32;
 inline std::vector<int64_t> pieces_of(const int64_t* offsets, int64_t num_atoms) {
   const int64_t pieces = num_atoms >= 512   ? std::clamp<int64_t>(num_atoms / 512, 8, max_pieces)
-                         : num_atoms >= 256 ? 4
-                         : num_atoms >= 128 ? 2
+                         : num_atoms >= 128 ? 4
+                         : num_atoms >= 16  ? 2
                                             : 1;
   std::vector<int64_t> bounds(pieces + 1, num_atoms);
   bounds[0] = 0;
@@ -153,39 +159,62 @@ inline std::vector<int64_t> pieces_of(const int64_t* offsets, int64_t num_atoms)
   return bounds;
 }
 
-// The edges in the order of their knots, those of one knot in their own order.
-struct EdgesByKnot {
-  std::vector<int64_t> center, by_knot, offsets;
-
-  template <class Real>
-  EdgesByKnot(MessageArguments<Real>& args, int64_t num_edges, int64_t knots)
-      : center(num_edges), by_knot(num_edges), offsets(knots + 1) {
-    for (int64_t i = 0; i < args.num_atoms; i++)
-      std::fill(center.begin() + args.offsets[i], center.begin() + args.offsets[i + 1], i);
-    for (int64_t e = 0; e < num_edges; e++) offsets[args.knot[e] + 1]++;
-    for (int64_t k = 0; k < knots; k++) offsets[k + 1] += offsets[k];
-    std::vector<int64_t> next(offsets.begin(), offsets.end() - 1);
-    for (int64_t e = 0; e < num_edges; e++) by_knot[next[args.knot[e]]++] = e;
-    args.center = center.data(), args.by_knot = by_knot.data(), args.knot_offsets = offsets.data();
+// Sorts the edges for the derivative by the table, which takes `rows` numbers of each center and channel.
+template <class Real>
+class SortedByKnot {
+ public:
+  SortedByKnot(const MessageArguments<Real>& args, int64_t num_edges, int64_t knots, int64_t rows)
+      : order_(num_edges + EdgesByKnot<Real>::ahead), center_(num_edges), neighbor_(num_edges), weights_(4 * num_edges) {
+    constexpr int64_t most_rows = 2560;  // of 64 bytes: what stays in the second-level cache
+    const int64_t most = std::clamp<int64_t>(most_rows / rows, 1, std::max<int64_t>(args.num_atoms, 1));
+    const int64_t chunks = (args.num_atoms + most - 1) / most;
+    std::vector<int64_t> next(knots + 1);
+    for (int64_t chunk = 0; chunk <= chunks; chunk++) centers_.push_back(std::min(chunk * most, args.num_atoms));
+    for (int64_t chunk = 0; chunk < chunks; chunk++) {
+      const int64_t begin = args.offsets[centers_[chunk]], end = args.offsets[centers_[chunk + 1]];
+      std::fill(next.begin(), next.end(), 0);
+      for (int64_t e = begin; e < end; e++) next[args.knot[e] + 1]++;
+      next[0] = begin;
+      for (int64_t k = 0; k < knots; k++) next[k + 1] += next[k];
+      offsets_.insert(offsets_.end(), next.begin(), next.end());
+      for (int64_t i = centers_[chunk]; i < centers_[chunk + 1]; i++)
+        for (int64_t e = args.offsets[i]; e < args.offsets[i + 1]; e++) {
+          const int64_t place = next[args.knot[e]]++;
+          order_[place] = e, center_[place] = i, neighbor_[place] = args.neighbor[e];
+          std::copy_n(args.weights + 4 * e, 4, &weights_[4 * place]);
+        }
+    }
+    edges_ = {chunks,         knots,           most, centers_.data(), offsets_.data(), order_.data(), center_.data(),
+              neighbor_.data(), weights_.data()};
   }
+  const EdgesByKnot<Real>& edges() const { return edges_; }
+
+ private:
+  std::vector<int64_t> order_, center_, neighbor_, centers_, offsets_;
+  std::vector<Real> weights_;
+  EdgesByKnot<Real> edges_;
 };
 
-// The derivative by the table (knots, channels / block, paths, 3, block), an empty tensor if it is not wanted. The sums
-// run over the edges of a knot, a block of channels at a time: run(args, knots' begin, end, channels' begin, end).
+// The derivative by the table (knots, channels / block, paths, 3, block), an empty tensor if it is not wanted. Sums run
+// over the edges of a knot, a block of channels at a time: run(args, knots' begin, end, channels' begin, end).
 template <class Real, class Run>
-abi::Tensor table_gradient(MessageArguments<Real> args, const abi::Tensor& table, int64_t num_edges, bool wanted,
-                           const Run& run) {
+abi::Tensor table_gradient(MessageArguments<Real> args, const abi::Tensor& table, int64_t num_edges, int64_t rows,
+                           bool wanted, const Run& run) {
   if (!wanted) return table.new_empty({0}, table.dtype());
-  const int64_t knots = table.size(0), blocks = table.size(1), paths = table.size(2), lanes = table.size(4);
-  auto grad = table.new_empty({knots, blocks, paths, 3, lanes}, table.dtype());
+  const int64_t knots = table.size(0), blocks = table.size(1), row = table.size(2) * 3 * table.size(4);
+  auto grad = table.new_empty({knots, blocks, table.size(2), 3, table.size(4)}, table.dtype());
   args.grad_table = grad.template data<Real>();
-  prefer_huge_pages(args.grad_table, knots * blocks * paths * 3 * lanes * static_cast<int64_t>(sizeof(Real)));
-  const EdgesByKnot sorted(args, num_edges, knots);
+  prefer_huge_pages(args.grad_table, knots * blocks * row * static_cast<int64_t>(sizeof(Real)));
+  const SortedByKnot<Real> sorted(args, num_edges, knots, rows);
+  args.by_knot = sorted.edges();
   const int64_t ranges = std::clamp<int64_t>(16 / blocks, 1, std::max<int64_t>(knots / 32, 1));
   abi::parallel_for(0, blocks * ranges, 1, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; task++) {
-      const int64_t first = task / ranges * lanes, range = task % ranges;
-      run(args, knots * range / ranges, knots * (range + 1) / ranges, first, first + lanes);
+      const int64_t lump = task / ranges, range = task % ranges;
+      const int64_t first = knots * range / ranges, last = knots * (range + 1) / ranges;
+      for (int64_t knot = first; knot < last; knot++)
+        std::fill_n(args.grad_table + (knot * blocks + lump) * row, row, Real(0));
+      run(args, first, last, lump * table.size(4), (lump + 1) * table.size(4));
     }
   });
   return grad;

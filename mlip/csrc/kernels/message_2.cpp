@@ -1,5 +1,5 @@
 // Messages from features of degree up to 2.
-#include "message_kernel.hpp"
+#include "message_table_gradient.hpp"
 
 namespace mlip::MLIP_ISA {
 

@@ -36,8 +36,11 @@ struct General {
   static void forward_path(const GeneralPath& path, const Arguments& args, int64_t components, int64_t atom,
                            const Real* radial, int64_t channel, Real* out, int64_t out_step) {
     const int64_t n1 = N1 ? N1 : path.n1, n3 = N3 ? N3 : path.n3, channels = args.channels;
+    const int64_t begin = std::max(args.offsets[atom], args.first_edge);
     V sums[N3 ? N3 : largest_dim] = {};
-    for (int64_t e = args.offsets[atom]; e < args.offsets[atom + 1]; e++) {
+    if (begin > args.offsets[atom])  // the edges before are in the messages
+      for (int64_t m3 = 0; m3 < n3; m3++) sums[m3] = load(out + m3 * out_step);
+    for (int64_t e = begin; e < std::min(args.offsets[atom + 1], args.last_edge); e++) {
       const Real* coupling = args.coupling + e * components + path.column;
       const Real* x = args.x + args.neighbor[e] * args.components_x * channels + path.component * channels + channel;
       const V r = load(radial + e * args.edge_stride);
@@ -121,13 +124,15 @@ struct General {
   static void backward(const MessageProgram& program, const Arguments& args, int64_t begin, int64_t end) {
     const std::unique_ptr<Real[]> grad(new Real[program.rows * args.channels]);
     for (int64_t atom = begin; atom < end; atom++) {
-      if (args.offsets[atom] == args.offsets[atom + 1]) continue;
+      const int64_t first = std::max(args.offsets[atom], args.first_edge);
+      const int64_t last = std::min(args.offsets[atom + 1], args.last_edge);
+      if (first >= last) continue;
       Real* to = grad.get();
       for (const GeneralPath& path : program.paths)
         for (int64_t m3 = 0; m3 < path.n3; m3++, to += args.channels)
           std::memcpy(to, args.grad_out[0] + program.output_at(path, m3, args.num_atoms, atom, args.channels),
                       args.channels * sizeof(Real));
-      for (int64_t e = args.offsets[atom]; e < args.offsets[atom + 1]; e++) {
+      for (int64_t e = first; e < last; e++) {
         const Real* from = grad.get();
         for (size_t q = 0; q < program.paths.size(); q++) {
           const GeneralPath& path = program.paths[q];
@@ -174,57 +179,86 @@ struct General {
     }
   }
 
-  // Sums over the edges of one knot of the four weights times the derivative by the radial function of one path, for the
-  // channels of one vector. `grad` is at component 0 of the path's messages.
+  // Sums over the edges order[begin] ... order[end] of the four weights times the derivative by the radial function of one
+  // path, for the channels of one vector. x and grad have the path's components of the features and of the messages of
+  // all atoms, for the channels of one block.
   template <int N1, int N3>
-  static void table_path(const GeneralPath& path, const Arguments& args, int64_t components, int64_t knot,
-                         int64_t channel, const Real* grad, int64_t grad_step, V* out) {
-    const int64_t n1 = N1 ? N1 : path.n1, n3 = N3 ? N3 : path.n3, channels = args.channels;
-    V sums[4] = {};
-    for (int64_t k = args.knot_offsets[knot]; k < args.knot_offsets[knot + 1]; k++) {
-      const int64_t e = args.by_knot[k];
-      const Real *coupling = args.coupling + e * components + path.column, *weights = args.weights + 4 * e;
-      const Real* x = args.x + (args.neighbor[e] * args.components_x + path.component) * channels + channel;
-      const Real* from = grad + args.center[e] * path.into * channels + channel;
+  static void table_path(const GeneralPath& path, const Arguments& args, int64_t components, int64_t begin, int64_t end,
+                         const Real* packed_x, const Real* packed_grad, int64_t rows, V* sums) {
+    constexpr int64_t step = block<Real>;
+    const int64_t n1 = N1 ? N1 : path.n1, n3 = N3 ? N3 : path.n3;
+    const EdgesByKnot<Real>& edges = args.by_knot;
+    V total[4] = {};
+    for (int64_t k = begin; k < end; k++) {
+      const Real *coupling = args.coupling + edges.order[k] * components + path.column, *weights = edges.weights + 4 * k;
+      const Real* x = packed_x + edges.neighbor[k] * args.components_x * step;
+      const Real* grad = packed_grad + edges.center[k] * rows * step;
       V grad_r = {};
       if (path.identity) {
-        for (int64_t m = 0; m < n1; m++) grad_r += load(from + m * grad_step) * load(x + m * channels);
+        for (int64_t m = 0; m < n1; m++) grad_r += load(grad + m * step) * load(x + m * step);
         grad_r *= coupling[0];
       } else {
         V u[N1 ? N1 : largest_dim] = {};
         for (int64_t m3 = 0; m3 < n3; m3++) {
-          const V g = load(from + m3 * grad_step);
+          const V g = load(grad + m3 * step);
           for (int64_t m1 = 0; m1 < n1; m1++) u[m1] += coupling[m3 * n1 + m1] * g;
         }
-        for (int64_t m1 = 0; m1 < n1; m1++) grad_r += u[m1] * load(x + m1 * channels);
+        for (int64_t m1 = 0; m1 < n1; m1++) grad_r += u[m1] * load(x + m1 * step);
       }
-      for (int w = 0; w < 4; w++) sums[w] += weights[w] * grad_r;
+      for (int w = 0; w < 4; w++) total[w] += weights[w] * grad_r;
     }
-    std::copy(sums, sums + 4, out);
+    std::copy(total, total + 4, sums);
   }
 
+  // Adds the derivatives by the table's numbers of one knot and block of channels, or only keeps in `carry` what its edges
+  // give to the next one. x and grad are packed.
+  static void add_knot(const MessageProgram& program, const Arguments& args, const int64_t* offsets, int64_t knot,
+                       int64_t channel, const Real* x, const Real* grad, bool add, Real* carry) {
+    constexpr int64_t step = block<Real>;
+    const auto paths = static_cast<int64_t>(program.paths.size());
+    for (int64_t q = 0; q < paths; q++) {
+      const GeneralPath& path = program.paths[q];
+      Real* to = args.grad_table + (knot * args.channels + channel) * (paths * 3) + q * 3 * step;
+      for (int64_t k = 0; k < step; k += lanes, to += lanes, carry += lanes) {
+        V sums[4];
+        choose<Table>(path)(path, args, program.coupling, offsets[knot], offsets[knot + 1], x + path.component * step + k,
+                            grad + k, program.rows, sums);
+        if (add) {
+          store(to, load(to) + sums[0]);
+          store(to + step, load(to + step) + (sums[1] + load(carry)));
+          store(to + 2 * step, load(to + 2 * step) + sums[2]);
+        }
+        store(carry, sums[3]);
+      }
+      grad += path.n3 * step;
+    }
+  }
+
+  // As in message_table_gradient.hpp.
   static void table_gradient(const MessageProgram& program, const Arguments& args, int64_t begin, int64_t end,
                              int64_t first, int64_t last) {
-    constexpr int64_t step = block<Real>, vectors = step / lanes;
-    const auto paths = static_cast<int64_t>(program.paths.size());
-    std::vector<Real> carry(vectors * paths * lanes);  // to the slopes of the next knot
-    for (int64_t lump = first; lump < last; lump += step) {
-      std::fill(carry.begin(), carry.end(), Real(0));
-      for (int64_t knot = begin > 0 ? begin - 1 : 0; knot < end; knot++) {
-        for (int64_t k = 0; k < vectors * paths; k++) {
-          const int64_t q = k / vectors, channel = lump + k % vectors * lanes;
-          const GeneralPath& path = program.paths[q];
-          const Real* grad = args.grad_out[0] + program.output_at(path, 0, args.num_atoms, 0, args.channels);
-          V sums[4];
-          choose<Table>(path)(path, args, program.coupling, knot, channel, grad,
-                              path.into * args.num_atoms * args.channels, sums);
-          if (knot >= begin) {
-            Real* to = args.grad_table + (knot * args.channels + lump) * (paths * 3) + q * 3 * step + channel - lump;
-            store(to, sums[0]);
-            store(to + step, sums[1] + load(&carry[k * lanes]));
-            store(to + 2 * step, sums[2]);
-          }
-          store(&carry[k * lanes], sums[3]);
+    constexpr int64_t step = block<Real>, bytes = step * sizeof(Real);
+    const int64_t rows = program.rows, rows_x = args.num_atoms * args.components_x;
+    const EdgesByKnot<Real>& edges = args.by_knot;
+    const std::unique_ptr<Real[]> x(new Real[rows_x * step]), grad(new Real[edges.most * rows * step]);
+    std::vector<Real> carry(step * program.paths.size());
+    for (int64_t channel = first; channel < last; channel += step) {
+      for (int64_t row = 0; row < rows_x; row++)
+        std::memcpy(x.get() + row * step, args.x + row * args.channels + channel, bytes);
+      for (int64_t chunk = 0; chunk < edges.chunks; chunk++) {
+        const int64_t start = edges.centers[chunk], *offsets = edges.offsets + chunk * (edges.knots + 1);
+        Real* to = grad.get();
+        for (int64_t atom = start; atom < edges.centers[chunk + 1]; atom++)
+          for (const GeneralPath& path : program.paths)
+            for (int64_t m3 = 0; m3 < path.n3; m3++, to += step)
+              std::memcpy(to, args.grad_out[0] + program.output_at(path, m3, args.num_atoms, atom, args.channels) + channel,
+                          bytes);
+        std::fill(carry.begin(), carry.end(), Real(0));
+        for (int64_t knot = begin > 0 ? begin - 1 : 0; knot < end; knot++) {
+          const bool continues = knot > 0 && offsets[knot - 1] < offsets[knot];
+          if (continues || offsets[knot] < offsets[knot + 1])
+            add_knot(program, args, offsets, knot, channel, x.get(), grad.get() - start * rows * step, knot >= begin,
+                     carry.data());
         }
       }
     }

@@ -16,7 +16,6 @@ namespace mlip::MLIP_ISA {
 // Accumulators of a group: rows of messages; columns of the coupling's derivative. They suit the 32 registers of AVX-512;
 // with 16 registers some are spilled, which measured faster than more groups, each with its own radial functions.
 constexpr int forward_rows = 24;
-constexpr int table_paths = vector_bytes == 64 ? 4 : 2;  // with four sums each
 constexpr int backward_columns(int l1) { return l1 == 0 ? 24 : l1 == 1 ? 16 : 15; }
 constexpr int64_t centers_at_once = 32;  // share a block of channels of the table
 
@@ -50,25 +49,6 @@ struct Plan : Paths<H, L> {
   static constexpr int forward_count = [] {
     std::array<Range, P::count> groups{};
     return forward_groups(groups.data());
-  }();
-
-  static constexpr int table_groups(Range* groups) {
-    int n = 0;
-    for (int q = 0, first = 0; q < P::count; q++) {
-      if (q > first && (P::all[q].l1 != P::all[first].l1 || q - first == table_paths)) first = q;
-      if (q == first) groups[n++].begin = q;
-      groups[n - 1].end = q + 1;
-    }
-    return n;
-  }
-  static constexpr std::array<Range, P::count> by_table = [] {
-    std::array<Range, P::count> groups{};
-    table_groups(groups.data());
-    return groups;
-  }();
-  static constexpr int by_table_count = [] {
-    std::array<Range, P::count> groups{};
-    return table_groups(groups.data());
   }();
 
   static constexpr int max_parts = P::rows;
@@ -141,14 +121,29 @@ struct Message {
   static constexpr int slope_at = block<Real>, difference_at = 2 * block<Real>;
   using Arguments = MessageArguments<Real>;
 
+  // body(row of the group, where its number is) for the messages of one center, vector of channels and group.
+  template <int group, class Body>
+  static MLIP_INLINE void each_output(const Arguments& args, int64_t atom, int64_t channel, const Body& body) {
+    constexpr int first = X::forward[group].begin, end = X::forward[group].end;
+    unroll<end - first>([&](auto k) MLIP_LAMBDA {
+      constexpr int q = first + k, l3 = X::all[q].l3, row = X::first_row(q) - X::first_row(first);
+      unroll<2 * l3 + 1>([&](auto m3) MLIP_LAMBDA {
+        body(row + m3, args.out[l3] + output_at<H, L, q>(args, m3, atom, channel));
+      });
+    });
+  }
+
   // Messages of one center for the channels of one vector and the paths of one group.
   template <int group>
   static MLIP_INLINE void forward_center(const Arguments& args, int64_t atom, int64_t channel) {
     constexpr int first = X::forward[group].begin, end = X::forward[group].end, first_row = X::first_row(first);
     constexpr int count = X::first_row(end) - first_row;
     const int64_t channels = args.channels, row_length = channels * X::count * 3;
+    const int64_t begin = std::max(args.offsets[atom], args.first_edge);
     V sums[count] = {};
-    for (int64_t e = args.offsets[atom]; e < args.offsets[atom + 1]; e++) {
+    if (!interpolated && begin > args.offsets[atom])  // the edges before are in the messages
+      each_output<group>(args, atom, channel, [&](int row, Real* out) MLIP_LAMBDA { sums[row] = load(out); });
+    for (int64_t e = begin; e < std::min(args.offsets[atom + 1], args.last_edge); e++) {
       const Real* coupling = args.coupling + e * X::coupling_size;
       const Real* x = args.x + args.neighbor[e] * (X::components_x * channels) + channel;
       const Real *low = nullptr, *high = nullptr, *radial = nullptr;
@@ -184,12 +179,7 @@ struct Message {
         });
       });
     }
-    unroll<end - first>([&](auto k) MLIP_LAMBDA {
-      constexpr int q = first + k, l3 = X::all[q].l3, row = X::first_row(q) - first_row;
-      unroll<2 * l3 + 1>([&](auto m3) MLIP_LAMBDA {
-        store(args.out[l3] + output_at<H, L, q>(args, m3, atom, channel), sums[row + m3]);
-      });
-    });
+    each_output<group>(args, atom, channel, [&](int row, Real* out) MLIP_LAMBDA { store(out, sums[row]); });
   }
 
   static void forward(const Arguments& args, int64_t begin, int64_t end, int64_t first, int64_t last) {
@@ -290,7 +280,9 @@ struct Message {
   static void backward(const Arguments& args, int64_t begin, int64_t end) {
     const std::unique_ptr<Real[]> grad(new Real[X::rows * args.channels]);
     for (int64_t atom = begin; atom < end; atom++) {
-      if (args.offsets[atom] == args.offsets[atom + 1]) continue;
+      const int64_t first = std::max(args.offsets[atom], args.first_edge);
+      const int64_t last = std::min(args.offsets[atom + 1], args.last_edge);
+      if (first >= last) continue;
       unroll<X::count>([&](auto q) MLIP_LAMBDA {
         constexpr int l3 = X::all[q].l3;
         for (int m3 = 0; m3 < 2 * l3 + 1; m3++) {
@@ -300,7 +292,7 @@ struct Message {
             store(to + channel * X::rows, load(from + channel));
         }
       });
-      for (int64_t e = args.offsets[atom]; e < args.offsets[atom + 1]; e++) {
+      for (int64_t e = first; e < last; e++) {
         V grad_weights[4] = {};
         unroll<X::backward_count>(
             [&](auto group) MLIP_LAMBDA { backward_edge<group>(args, e, grad.get(), grad_weights); });
@@ -309,72 +301,7 @@ struct Message {
     }
   }
 
-  // Derivatives by the table's numbers of one knot, for the channels of one vector and the paths of one group. `carry`
-  // has, path by path, what the edges of the knot before give to the slope, and what these give to the next one.
-  template <int group>
-  static MLIP_INLINE void table_knot(const Arguments& args, int64_t knot, int64_t channel, bool wanted, V* carry) {
-    constexpr int first = X::by_table[group].begin, end = X::by_table[group].end;
-    constexpr int l1 = X::all[first].l1, n1 = 2 * l1 + 1;
-    const int64_t channels = args.channels;
-    V sums[end - first][4] = {};
-    for (int64_t k = args.knot_offsets[knot]; k < args.knot_offsets[knot + 1]; k++) {
-      const int64_t e = args.by_knot[k], atom = args.center[e];
-      const Real *coupling = args.coupling + e * X::coupling_size, *weights = args.weights + 4 * e;
-      const Real* x = args.x + (args.neighbor[e] * X::components_x + l1 * l1) * channels + channel;
-      V xm[n1];
-      unroll<n1>([&](auto m1) MLIP_LAMBDA { xm[m1] = load(x + m1 * channels); });
-      unroll<end - first>([&](auto p) MLIP_LAMBDA {
-        constexpr int q = first + p, l3 = X::all[q].l3, column = X::first_column(q);
-        const auto grad = [&](auto m3) MLIP_LAMBDA {
-          return load(args.grad_out[l3] + output_at<H, L, q>(args, m3, atom, channel));
-        };
-        V grad_r = {};
-        if constexpr (X::all[q].l2 == 0) {
-          unroll<n1>([&](auto m) MLIP_LAMBDA { grad_r += grad(m) * xm[m]; });
-          grad_r *= coupling[column];
-        } else {
-          V u[n1] = {};
-          unroll<2 * l3 + 1>([&](auto m3) MLIP_LAMBDA {
-            const V g = grad(m3);
-            unroll<n1>([&](auto m1) MLIP_LAMBDA { u[m1] += coupling[column + m3 * n1 + m1] * g; });
-          });
-          unroll<n1>([&](auto m1) MLIP_LAMBDA { grad_r += u[m1] * xm[m1]; });
-        }
-        unroll<4>([&](auto w) MLIP_LAMBDA { sums[p][w] += weights[w] * grad_r; });
-      });
-    }
-    if (!wanted) return unroll<end - first>([&](auto p) MLIP_LAMBDA { carry[first + p] = sums[p][3]; });
-    constexpr int64_t lump = block<Real>;
-    Real* to = args.grad_table + (knot * channels + channel / lump * lump) * (X::count * 3) + channel % lump;
-    unroll<end - first>([&](auto p) MLIP_LAMBDA {
-      constexpr int at = X::public_index(first + p) * knot_step;
-      store(to + at, sums[p][0]);
-      store(to + at + slope_at, sums[p][1] + carry[first + p]);
-      store(to + at + difference_at, sums[p][2]);
-      carry[first + p] = sums[p][3];
-    });
-  }
-
-  static void table_gradient(const Arguments& args, int64_t begin, int64_t end, int64_t first, int64_t last) {
-    constexpr int vectors = block<Real> / lanes;
-    for (int64_t lump = first; lump < last; lump += block<Real>) {
-      V carry[vectors][X::count] = {};
-      for (int64_t knot = begin > 0 ? begin - 1 : 0; knot < end; knot++)
-        for (int k = 0; k < vectors; k++)
-          unroll<X::by_table_count>([&](auto group) MLIP_LAMBDA {
-            table_knot<group>(args, knot, lump + k * lanes, knot >= begin, carry[k]);
-          });
-    }
-  }
-
   static constexpr MessageKernels<Real> kernels{forward, backward};
 };
-
-template <int H, int L>
-constexpr MessageTables message_tables{
-    {Message<float, H, L, true>::kernels, Message<float, H, L, false>::kernels,
-     Message<float, H, L, true>::table_gradient},
-    {Message<double, H, L, true>::kernels, Message<double, H, L, false>::kernels,
-     Message<double, H, L, true>::table_gradient}};
 
 }  // namespace mlip::MLIP_ISA
