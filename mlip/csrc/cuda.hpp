@@ -3,6 +3,11 @@
 #include <cuda_runtime.h>
 #include <dlfcn.h>
 
+#include <algorithm>
+#include <initializer_list>
+#include <string>
+#include <utility>
+
 #include "torch_abi.hpp"
 
 namespace mlip::cuda {
@@ -57,6 +62,70 @@ Buffer<T> upload(const abi::Tensor& like, const T* values, int64_t count, cudaSt
   Buffer<T> buffer(like, count);
   MLIP_CUDA(cudaMemcpyAsync(buffer.data(), values, count * sizeof(T), cudaMemcpyHostToDevice, stream));
   return buffer;
+}
+
+// Runs `kernel` on `blocks` blocks of `threads` threads; the arguments are converted to those of the kernel.
+template <class T>
+struct Same {
+  using type = T;
+};
+template <class... Parameters>
+void launch(void (*kernel)(Parameters...), dim3 blocks, int threads, cudaStream_t stream,
+            typename Same<Parameters>::type... arguments) {
+  if (blocks.x == 0 || blocks.y == 0) return;
+  void* pointers[] = {const_cast<void*>(static_cast<const void*>(&arguments))...};
+  MLIP_CUDA(cudaLaunchKernel(kernel, blocks, dim3(threads), pointers, 0, stream));
+}
+
+// Blocks of `threads` threads for n items with a thread each.
+inline dim3 blocks_for(int64_t n, int threads) {
+  const int64_t blocks = (n + threads - 1) / threads;
+  if (blocks > 2147483647) throw std::invalid_argument("mlip: more threads than a CUDA device can start");
+  return dim3(static_cast<unsigned>(blocks));
+}
+
+// Checks of the arguments of an operator on one device. Numbers in tensors are not looked at, since that would wait
+// for the device: kernels never read outside of their tensors, and where an index is wrong, results are NaN.
+class Checks {
+ public:
+  Checks(const char* operation, const abi::Tensor& first)
+      : operation_(operation), device_type_(first.device_type()), device_index_(first.device_index()) {
+    expect(!first.on_cpu(), "expected all tensors on one CUDA device");
+  }
+
+  void expect(bool condition, const char* message) const {
+    if (!condition) throw std::invalid_argument(std::string(operation_) + ": " + message);
+  }
+  // float32 or float64
+  void real(const abi::Tensor& tensor, const char* message) const {
+    expect(tensor.dtype() == aoti_torch_dtype_float32() || tensor.dtype() == aoti_torch_dtype_float64(), message);
+  }
+  // A contiguous tensor of this type and these sizes (-1: any).
+  void tensor(const abi::Tensor& tensor, int32_t dtype, std::initializer_list<int64_t> shape,
+              const char* message) const {
+    expect(tensor.device_type() == device_type_ && tensor.device_index() == device_index_,
+           "expected all tensors on one CUDA device");
+    bool right = tensor.dtype() == dtype && tensor.contiguous() && tensor.ndim() == static_cast<int64_t>(shape.size());
+    for (int axis = 0; right && axis < static_cast<int>(shape.size()); axis++)
+      right = shape.begin()[axis] < 0 || tensor.size(axis) == shape.begin()[axis];
+    expect(right, message);
+  }
+  void integers(const abi::Tensor& tensor_, std::initializer_list<int64_t> shape, const char* message) const {
+    tensor(tensor_, aoti_torch_dtype_int64(), shape, message);
+  }
+
+ private:
+  const char* operation_;
+  int32_t device_type_, device_index_;
+};
+
+// Calls body(Real{}) with the type of the tensor, float or double.
+template <class Body>
+void for_real(const abi::Tensor& tensor, const Body& body) {
+  if (tensor.dtype() == aoti_torch_dtype_float64())
+    body(double{});
+  else
+    body(float{});
 }
 
 }  // namespace mlip::cuda

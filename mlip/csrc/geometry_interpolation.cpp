@@ -1,82 +1,16 @@
-// Weights of cubic Hermite interpolation on equidistant knots, and their derivatives of any order.
-#include <algorithm>
-#include <cmath>
-
+// The operator `mlip::cubic_weights` on the CPU, and its derivative.
 #include "geometry_arguments.hpp"
+#include "interpolation.hpp"
 
 namespace mlip {
 namespace {
 
 constexpr int64_t edges_per_task = 4096;
 
-// Place of r among the knots: row, and 0 <= t <= 1 within it (NaN where r is); outside, r stands for the end it passed.
-struct Place {
-  int64_t row;
-  double t;
-  bool inside;
-};
-
-inline Place find(double r, double per_spacing, int64_t knots) {
-  const double s = r * per_spacing, last = static_cast<double>(knots - 1);
-  if (s < 0) return {0, 0.0, false};
-  if (s > last) return {knots - 2, 1.0, false};
-  const int64_t row = s < last ? static_cast<int64_t>(s) : s == last ? knots - 2 : 0;
-  return {row, s - static_cast<double>(row), true};
+KnotGrid grid_of(const char* operation, const StableIValue* stack) {
+  return {operation, abi::from_stack<double>(stack[0]), abi::from_stack<int64_t>(stack[1]),
+          abi::from_stack<int64_t>(stack[2])};
 }
-
-// d^order/dt^order of the weights of the value and spacing · derivative at the left knot, the difference to the value at
-// the right knot, and spacing · derivative there.
-inline void weights(double t, int64_t order, double* w) {
-  switch (order) {
-    case 0:
-      w[2] = t * t * (3 - 2 * t);
-      w[0] = 1 + 0 * t;  // NaN where t is
-      w[1] = t * (1 - t) * (1 - t);
-      w[3] = t * t * (t - 1);
-      return;
-    case 1:
-      w[2] = 6 * t * (1 - t);
-      w[0] = 0;
-      w[1] = (1 - t) * (1 - 3 * t);
-      w[3] = t * (3 * t - 2);
-      return;
-    case 2:
-      w[2] = 6 - 12 * t;
-      w[0] = 0;
-      w[1] = 6 * t - 4;
-      w[3] = 6 * t - 2;
-      return;
-    case 3:
-      w[0] = 0;
-      w[2] = -12;
-      w[1] = w[3] = 6;
-      return;
-    default:
-      std::fill(w, w + 4, 0.0);
-  }
-}
-
-struct Grid {
-  double per_spacing, scale;  // scale of the derivative
-  int64_t knots, order;
-
-  Grid(const char* operation, const StableIValue* stack)
-      : per_spacing(1 / abi::from_stack<double>(stack[0])), scale(1), knots(abi::from_stack<int64_t>(stack[1])),
-        order(abi::from_stack<int64_t>(stack[2])) {
-    expect(std::isfinite(per_spacing) && per_spacing > 0, operation, "spacing: expected a positive, finite length");
-    expect(knots >= 2, operation, "knots: expected at least 2");
-    expect(order >= 0, operation, "order: expected 0 or more");
-    for (int64_t k = 0; k < std::min<int64_t>(order, 4); k++) scale *= per_spacing;
-  }
-
-  // Returns the row. Outside the knots everything is constant.
-  int64_t evaluate(double r, double* w) const {
-    const Place place = find(r, per_spacing, knots);
-    weights(place.t, place.inside || order == 0 ? order : 4, w);
-    for (int k = 0; k < 4; k++) w[k] *= scale;
-    return place.row;
-  }
-};
 
 void check_lengths(const char* operation, const abi::Tensor& r) {
   expect(has_shape(r, {-1}) && is_real(r), operation,
@@ -86,7 +20,7 @@ void check_lengths(const char* operation, const abi::Tensor& r) {
 void cubic_weights(StableIValue* stack, uint64_t, uint64_t) {
   constexpr const char* name = "cubic_weights";
   const abi::Tensor r(stack[0]);
-  const Grid grid(name, stack + 1);
+  const KnotGrid grid = grid_of(name, stack + 1);
   check_lengths(name, r);
   auto weight = new_output(r, {r.size(0), 4});
   auto row = r.new_empty({r.size(0)}, aoti_torch_dtype_int64());
@@ -111,7 +45,7 @@ void cubic_weights(StableIValue* stack, uint64_t, uint64_t) {
 void cubic_weights_backward(StableIValue* stack, uint64_t, uint64_t) {
   constexpr const char* name = "cubic_weights_backward";
   const abi::Tensor grad(stack[0]), r(stack[1]);
-  const Grid grid(name, stack + 2);
+  const KnotGrid grid = grid_of(name, stack + 2);
   check_lengths(name, r);
   expect(has_shape(grad, {r.size(0), 4}) && grad.dtype() == r.dtype(), name,
          "grad: expected a contiguous tensor of shape (E, 4) and the type of r");

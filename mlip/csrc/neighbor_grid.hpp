@@ -4,16 +4,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "host_device.hpp"
 #include "lattice.hpp"
-
-// Inlined always: files compiled for different instruction sets must not share a copy.
-#if defined(__CUDACC__)
-#define MLIP_HOST_DEVICE __host__ __device__ inline
-#elif defined(__GNUC__)
-#define MLIP_HOST_DEVICE __attribute__((always_inline)) inline
-#else
-#define MLIP_HOST_DEVICE inline
-#endif
 
 namespace mlip {
 

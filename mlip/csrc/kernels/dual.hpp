@@ -1,6 +1,6 @@
 // Dual numbers, a + b ε with ε² = 0: code written for numbers gives directional derivatives when run with them.
 #pragma once
-#include "vector.hpp"
+#include "inline.hpp"
 
 namespace mlip::MLIP_ISA {
 

@@ -1,11 +1,8 @@
 // Vectors of the widest registers of the instruction set a file is compiled for (GCC and Clang vector extensions).
 #pragma once
-#include <cstddef>
 #include <cstdint>
-#include <type_traits>
-#include <utility>
 
-#define MLIP_INLINE __attribute__((always_inline)) inline
+#include "inline.hpp"
 
 namespace mlip::MLIP_ISA {
 
@@ -38,16 +35,6 @@ MLIP_INLINE Vector<Real> load(const Real* from) {
 template <class Real>
 MLIP_INLINE void store(Real* to, Vector<Real> value) {
   *reinterpret_cast<typename VectorTypes<Real>::Unaligned*>(to) = value;
-}
-
-// body(0), ..., body(N - 1) with constants as arguments, unrolled.
-template <class Body, size_t... I>
-MLIP_INLINE void unroll(Body&& body, std::index_sequence<I...>) {
-  (body(std::integral_constant<int, static_cast<int>(I)>{}), ...);
-}
-template <int N, class Body>
-MLIP_INLINE void unroll(Body&& body) {
-  unroll(body, std::make_index_sequence<N>{});
 }
 
 }  // namespace mlip::MLIP_ISA
