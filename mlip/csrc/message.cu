@@ -1,6 +1,7 @@
 // The operator `mlip::message_interpolated` on CUDA, and its derivative.
 #include "groups.cuh"
 #include "message.cuh"
+#include "offsets.cuh"
 
 namespace mlip::cuda {
 namespace {
@@ -27,22 +28,6 @@ const MessageFunctions<Real>& functions_of(int64_t hidden, int64_t harmonics) {
     return found.float32;
   else
     return found.float64;
-}
-
-__global__ void check_offsets(const int64_t* offsets, int64_t num_atoms, int64_t num_edges, int32_t* wrong) {
-  const int64_t i = thread_number();
-  if (i > num_atoms) return;
-  const bool right = i == num_atoms ? offsets[0] == 0 && offsets[i] == num_edges
-                                    : 0 <= offsets[i] && offsets[i] <= offsets[i + 1] && offsets[i + 1] <= num_edges;
-  if (!right) *wrong = 1;
-}
-
-// Outputs that belong to edges are NaN if the offsets are wrong.
-template <class Real>
-__global__ void mark_wrong(const int32_t* wrong, Real* values, int64_t count) {
-  if (!*wrong) return;
-  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t k = thread_number(); k < count; k += step) values[k] = not_a_number<Real>();
 }
 
 // Block (x, y): the derivatives of the features of atom x from y * threads on, summed over the edges of this pass to it.
@@ -89,7 +74,6 @@ struct Arguments {
     checks.tensor(table, dtype, {-1, channels / lanes, sizes.paths, 3, lanes},
                   "table: expected a contiguous tensor made by pack_table, of the type of x");
     checks.expect(num_edges == 0 || (num_atoms > 0 && table.size(0) >= 2), "expected atoms and at least two knots");
-    blocks_for(num_atoms, 1);
   }
 
   template <class Real>
@@ -107,27 +91,13 @@ struct Arguments {
             table.data<Real>(),
             wrong.data()};
   }
-
-  // A number on the device, not zero where the offsets are wrong.
-  Buffer<int32_t> checked_offsets(cudaStream_t on) const {
-    Buffer<int32_t> wrong(x, 1);
-    MLIP_CUDA(cudaMemsetAsync(wrong.data(), 0, sizeof(int32_t), on));
-    launch(check_offsets, blocks_for(num_atoms + 1, threads), threads, on, offsets.data<int64_t>(), num_atoms, num_edges,
-           wrong.data());
-    return wrong;
-  }
 };
-
-// A block per atom and `message_threads` of n numbers.
-dim3 atoms_and_parts(int64_t num_atoms, int64_t n, int size) {
-  return dim3(static_cast<unsigned>(num_atoms), static_cast<unsigned>((n + size - 1) / size));
-}
 
 void message_interpolated(StableIValue* stack, uint64_t, uint64_t) {
   const Arguments args("message_interpolated", stack);
   const Device device(args.x);
   const cudaStream_t on = stream(args.x);
-  const auto wrong = args.checked_offsets(on);
+  const auto wrong = checked_offsets(args.offsets, args.num_atoms, args.num_edges, on);
   auto out = args.x.new_empty({args.rows * args.num_atoms * args.channels}, args.x.dtype());
   for_real(args.x, [&](auto zero) {
     using Real = decltype(zero);
@@ -142,7 +112,7 @@ void message_interpolated(StableIValue* stack, uint64_t, uint64_t) {
 template <class Real>
 void backward(const Arguments& args, const Real* grad, Real* grad_x, Real* grad_coupling, Real* grad_weights,
               cudaStream_t on) {
-  const auto wrong = args.checked_offsets(on);
+  const auto wrong = checked_offsets(args.offsets, args.num_atoms, args.num_edges, on);
   const auto input = args.input<Real>(wrong);
   const int64_t length = args.sizes.components_x * args.channels, all = args.num_edges;
   const int64_t most = grad_x ? std::max<int64_t>(1, pass_bytes / (length * static_cast<int64_t>(sizeof(Real)))) : all;
@@ -157,9 +127,8 @@ void backward(const Arguments& args, const Real* grad, Real* grad_x, Real* grad_
       launch(sum_over_edges<Real>, atoms_and_parts(args.num_atoms, length, threads), threads, on, features.data(), length,
              first, last, edges.order(), edges.bounds(), all, wrong.data(), grad_x);
   }
-  constexpr int64_t blocks = 256;
-  launch(mark_wrong<Real>, dim3(blocks), threads, on, wrong.data(), grad_coupling, all * args.sizes.coupling);
-  launch(mark_wrong<Real>, dim3(blocks), threads, on, wrong.data(), grad_weights, all * 4);
+  mark_where_wrong(wrong, grad_coupling, all * args.sizes.coupling, on);
+  mark_where_wrong(wrong, grad_weights, all * 4, on);
 }
 
 void message_interpolated_backward(StableIValue* stack, uint64_t, uint64_t) {

@@ -16,6 +16,7 @@
 #define __device__
 #define __forceinline__ __attribute__((always_inline)) inline
 #define __shared__ static
+#define __launch_bounds__(threads)
 
 struct dim3 {
   unsigned x = 1, y = 1, z = 1;
@@ -82,4 +83,6 @@ extern "C" int32_t emulated_stream(int32_t, void** stream);
 #define dlopen(name, flags) reinterpret_cast<void*>(1)
 #define dlsym(library, name) reinterpret_cast<void*>(&emulated_stream)
 #define aoti_torch_library_init_impl emulated_library_init_impl
-#define aoti_torch_device_type_cpu emulated_device_type
+// All tensors seem to be on a CUDA device, but for one-dimensional ones of int32: the programs of contractions.
+#define aoti_torch_get_device_type emulated_get_device_type
+#define aoti_torch_empty_strided emulated_empty_strided

@@ -9,16 +9,35 @@
 
 #include "cuda_runtime.h"
 #undef aoti_torch_library_init_impl
-#undef aoti_torch_device_type_cpu
+#undef aoti_torch_get_device_type
+#undef aoti_torch_empty_strided
 
 extern "C" {
 struct TorchLibraryOpaque;
+struct AtenTensorOpaque;
 int32_t aoti_torch_library_init_impl(const char*, const char*, const char*, uint32_t, TorchLibraryOpaque**);
+int32_t aoti_torch_get_dim(AtenTensorOpaque*, int64_t*);
+int32_t aoti_torch_get_dtype(AtenTensorOpaque*, int32_t*);
+int32_t aoti_torch_dtype_int32();
+int32_t aoti_torch_device_type_cpu();
+int32_t aoti_torch_empty_strided(int64_t, const int64_t*, const int64_t*, int32_t, int32_t, int32_t, AtenTensorOpaque**);
 
 int32_t emulated_library_init_impl(const char*, const char*, const char* file, uint32_t line, TorchLibraryOpaque** to) {
   return aoti_torch_library_init_impl("mlip_emulated", "CPU", file, line, to);
 }
-int32_t emulated_device_type() { return -1; }  // of none of the tensors
+int32_t emulated_get_device_type(AtenTensorOpaque* tensor, int32_t* type) {
+  int64_t axes = 0;
+  int32_t dtype = 0;
+  aoti_torch_get_dim(tensor, &axes);
+  aoti_torch_get_dtype(tensor, &dtype);
+  const bool program = axes == 1 && dtype == aoti_torch_dtype_int32();
+  *type = aoti_torch_device_type_cpu() + (program ? 0 : 1);
+  return 0;
+}
+int32_t emulated_empty_strided(int64_t ndim, const int64_t* sizes, const int64_t* strides, int32_t dtype, int32_t,
+                               int32_t, AtenTensorOpaque** made) {
+  return aoti_torch_empty_strided(ndim, sizes, strides, dtype, aoti_torch_device_type_cpu(), -1, made);
+}
 int32_t emulated_stream(int32_t, void** stream) {
   *stream = nullptr;
   return 0;

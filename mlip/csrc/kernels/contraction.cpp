@@ -7,6 +7,7 @@
 #include "contraction.hpp"
 
 #include "dual.hpp"
+#include "vector.hpp"
 
 namespace mlip::MLIP_ISA {
 namespace {
