@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -16,12 +18,34 @@ def in_forward_mode() -> bool:
     return forward_ad._current_level >= 0
 
 
-def runs_compiled(*tensors: Tensor) -> bool:
-    """Whether the compiled operators take these tensors: on the CPU, floating ones in float32 or float64."""
+#: The CUDA operators were never run on a device: without this variable set to 1, CUDA tensors take plain torch.
+CUDA_VARIABLE = "MLIP_CUDA_OPERATORS"
+
+
+def runs_compiled(*tensors: Tensor, cuda: str | None = None) -> bool:
+    """Whether the compiled operators take these tensors: on the CPU, floating ones in float32 or float64.
+
+    Args:
+        tensors: what the operator is given.
+        cuda: name of the operator, if it takes tensors on a CUDA device too; see `CUDA_VARIABLE`.
+    """
     if not _extension.compiled or in_forward_mode():
         return False
     real = (torch.float32, torch.float64)
-    return all(t.is_cpu and (not t.is_floating_point() or t.dtype in real) for t in tensors)
+    if any(t.is_floating_point() and t.dtype not in real for t in tensors):
+        return False
+    return all(t.is_cpu for t in tensors) or (cuda is not None and _runs_on_cuda(cuda, tensors))
+
+
+def _runs_on_cuda(operator: str, tensors: tuple[Tensor, ...]) -> bool:
+    asked = os.environ.get(CUDA_VARIABLE) == "1"
+    return asked and all(t.is_cuda for t in tensors) and has_cuda_kernel(operator)
+
+
+@lru_cache
+def has_cuda_kernel(operator: str) -> bool:
+    """Whether the library was built with CUDA and has this operator for it."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"mlip::{operator}", "CUDA")
 
 
 def pad_channels(tensor: Tensor, dtype: torch.dtype, *axes: int) -> Tensor:

@@ -21,7 +21,7 @@ def edge_vectors(positions: Tensor, cell: Tensor, edge_index: Tensor, edge_shift
         edge_shift: (E, 3) int32 or int64, S.
         batch: (N,) int64, structure of each atom.
     """
-    if not runs_compiled(positions, cell, edge_index):
+    if not runs_compiled(positions, cell, edge_index, cuda="edge_vectors"):
         return edge_vectors_reference(positions, cell, edge_index, edge_shift, batch)
     return torch.ops.mlip.edge_vectors(
         positions.contiguous(),
@@ -51,9 +51,10 @@ def row_offsets(center: Tensor, size: int) -> Tensor:
         size: Number of atoms.
 
     Raises:
-        ValueError: Centers are not ascending or out of range (a RuntimeError from the compiled operator).
+        ValueError: Centers are not ascending or out of range. The compiled operator for CUDA, which would have to wait
+            for the device, gives offsets that begin with -1 instead, with which messages are NaN.
     """
-    if runs_compiled(center):
+    if runs_compiled(center, cuda="row_offsets"):
         return torch.ops.mlip.row_offsets(center.contiguous(), size)
     if center.numel() and (bool((center[1:] < center[:-1]).any()) or int(center[0]) < 0 or int(center[-1]) >= size):
         raise ValueError(f"row_offsets: center: expected ascending numbers from 0 to {size - 1}")

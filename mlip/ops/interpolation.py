@@ -24,7 +24,7 @@ def cubic_weights(r: Tensor, spacing: float, knots: int, order: int = 0) -> tupl
     (radial functions that vanish at the cutoff stay zero). At a knot, second and third derivatives are those on the
     right, at the last one those on the left. Computed in float64 whatever the type of `r`.
     """
-    if runs_compiled(r):
+    if runs_compiled(r, cuda="cubic_weights"):
         weights, row = torch.ops.mlip.cubic_weights(r.contiguous(), spacing, knots, order)
         return weights, row
     return cubic_weights_reference(r, spacing, knots, order)

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from mlip import _extension
+from mlip.ops.dispatch import runs_compiled
 from mlip.ops.multilinear import register_multilinear
 from mlip.ops.segment import segment_sum
 
@@ -151,7 +152,7 @@ def message_interpolated(
     Returns:
         The messages of all degrees l3, (2 l3 + 1, N, paths into l3 * C) each, in one dimension: see `message_blocks`.
     """
-    if _fits(x, hidden, harmonics):
+    if _fits("message_interpolated", x, hidden, harmonics):
         return torch.ops.mlip.message_interpolated(
             x.contiguous(),
             coupling.contiguous(),
@@ -193,7 +194,7 @@ def message_exact(
     Returns:
         The messages of all degrees l3, (2 l3 + 1, N, paths into l3 * C) each, in one dimension: see `message_blocks`.
     """
-    if _fits(x, hidden, harmonics):
+    if _fits("message_exact", x, hidden, harmonics):
         return torch.ops.mlip.message_exact(
             x.contiguous(),
             coupling.contiguous(),
@@ -222,7 +223,7 @@ def neighbor_outer(left: Tensor, right: Tensor, offsets: Tensor) -> Tensor:
     Returns:
         (D, N, K).
     """
-    if _extension.compiled and left.device.type == "cpu" and left.dtype in (torch.float32, torch.float64):
+    if runs_compiled(left, right, cuda="neighbor_outer"):
         return torch.ops.mlip.neighbor_outer(left.contiguous(), right.contiguous(), offsets)
     center = edge_centers(offsets)
     return segment_sum(left[:, :, None] * right[:, None], center, offsets.shape[0] - 1).movedim(1, 0).contiguous()
@@ -256,12 +257,10 @@ def message_reference(
     return join_blocks([torch.cat(parts, dim=2) for parts in collected])
 
 
-def _fits(x: Tensor, hidden: int, harmonics: int) -> bool:
+def _fits(operator: str, x: Tensor, hidden: int, harmonics: int) -> bool:
     """Whether the compiled kernels can do this."""
     return (
-        _extension.compiled
-        and x.device.type == "cpu"
-        and x.dtype in (torch.float32, torch.float64)
+        runs_compiled(x, cuda=operator)
         and x.shape[2] > 0
         and x.shape[2] * x.element_size() % 64 == 0
         and hidden <= MAX_HIDDEN

@@ -22,7 +22,7 @@ def spherical_harmonics(vectors: Tensor, l_max: int) -> tuple[Tensor, Tensor]:
     Σ_m Y_lm² = 2l + 1 ("component"). Of a zero vector, all but Y_00 are zero, and so is the gradient. Compiled, it can
     be differentiated twice (a third derivative raises), in plain torch any number of times.
     """
-    if l_max > COMPILED_DEGREE or not runs_compiled(vectors):
+    if l_max > COMPILED_DEGREE or not runs_compiled(vectors, cuda="spherical_harmonics"):
         return spherical_harmonics_reference(vectors, l_max)
     harmonics, length = torch.ops.mlip.spherical_harmonics(vectors.contiguous(), l_max)
     return harmonics, length

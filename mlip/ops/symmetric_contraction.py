@@ -12,6 +12,8 @@ from mlip.ops.contraction_program import ContractionProgram
 from mlip.ops.dispatch import register_no_derivative, runs_compiled
 
 BLOCK_BYTES = 64
+#: Factors of a monomial that the CUDA kernel takes.
+LARGEST_CUDA_ORDER = 4
 OPS = torch.ops.mlip
 
 
@@ -46,7 +48,8 @@ def symmetric_contraction(
     """
     packed = pack_coefficients(coefficients) if coefficients.dim() == 3 else coefficients
     block = BLOCK_BYTES // features.element_size()
-    if not (runs_compiled(features, packed) and program.compiles and packed.shape[3] == block):
+    compiles = program.compiles and (features.is_cpu or program.order <= LARGEST_CUDA_ORDER)
+    if not (compiles and packed.shape[3] == block and runs_compiled(features, packed, cuda="symmetric_contraction")):
         return symmetric_contraction_reference(features, species, packed, program)
     arguments = features.contiguous(), species.contiguous(), packed.contiguous(), program.table
     return OPS.symmetric_contraction(*arguments, program.dim_out)
