@@ -7,7 +7,7 @@ namespace mlip::cuda {
 namespace {
 
 constexpr int threads = 128;
-constexpr int64_t pass_bytes = int64_t{1} << 29;  // of the features' derivatives for each edge
+constexpr int64_t pass_bytes = int64_t{1} << 29;  // of derivatives for each edge at a time
 
 const PathSizes& sizes_of(const Checks& checks, int64_t hidden, int64_t harmonics) {
   static constexpr PathSizes sizes[3][3] = {{path_sizes<0, 1>, path_sizes<0, 2>, path_sizes<0, 3>},
@@ -30,29 +30,64 @@ const MessageFunctions<Real>& functions_of(int64_t hidden, int64_t harmonics) {
     return found.float64;
 }
 
-// Block (x, y): the derivatives of the features of atom x from y * threads on, summed over the edges of this pass to it.
-template <class Real>
-__global__ void sum_over_edges(const Real* of_edges, int64_t length, int64_t first, int64_t last, const int32_t* edges,
-                               const int32_t* bounds, int64_t num_edges, const int32_t* wrong, Real* sums) {
-  const int64_t atom = blockIdx.x, place = static_cast<int64_t>(blockIdx.y) * threads + threadIdx.x;
-  if (place >= length) return;
-  Real sum = first == 0 ? Real(0) : sums[atom * length + place];
-  for (int32_t k = bounds[atom]; k < bounds[atom + 1]; k++) {
-    const int64_t e = edges[k];
-    if (first <= e && e < last) sum += of_edges[(e - first) * length + place];
+// Sums over the edges of each neighbor or knot, edges of later passes being added to those of the passes before.
+struct EdgeSums {
+  const int32_t *edges, *bounds;
+  const int32_t* wrong;
+  int64_t groups, num_edges, first, last, length;
+
+  // Calls body(edge, its place in this pass) for the edges of a group.
+  template <class Body>
+  MLIP_INLINE void each(int64_t group, const Body& body) const {
+    for (int32_t k = bounds[group]; k < bounds[group + 1]; k++) {
+      const int64_t e = edges[k];
+      if (first <= e && e < last) body(e, e - first);
+    }
   }
-  const bool right = bounds[gridDim.x] == num_edges && !*wrong;
-  sums[atom * length + place] = right ? sum : not_a_number<Real>();
+  MLIP_INLINE bool right() const { return bounds[groups] == num_edges && !*wrong; }
+};
+
+// Block (x, y): the derivatives of the features of atom x from y * threads on.
+template <class Real>
+__global__ void sum_features(EdgeSums of, const Real* features, Real* sums) {
+  const int64_t atom = blockIdx.x, place = static_cast<int64_t>(blockIdx.y) * threads + threadIdx.x;
+  if (place >= of.length) return;
+  Real& to = sums[atom * of.length + place];
+  Real sum = of.first == 0 ? Real(0) : to;
+  of.each(atom, [&](int64_t, int64_t row) { sum += features[row * of.length + place]; });
+  to = of.right() ? sum : not_a_number<Real>();
+}
+
+// Block (x, y): the derivatives of the table at knot x, of the paths and channels from y * threads on.
+template <class Real>
+__global__ void sum_radial(EdgeSums of, const Real* radial, const Real* weights, int64_t channels, Real* sums) {
+  constexpr int64_t lanes = 64 / sizeof(Real);
+  const int64_t knot = blockIdx.x, place = static_cast<int64_t>(blockIdx.y) * threads + threadIdx.x;
+  if (place >= of.length) return;
+  const int64_t path = place / channels, channel = place % channels, paths = of.length / channels;
+  Real* to = sums + (knot * channels + channel / lanes * lanes) * (paths * 3) + path * (3 * lanes) + channel % lanes;
+  Real value = 0, slope = 0, difference = 0;
+  if (of.first > 0) value = to[0], slope = to[lanes], difference = to[2 * lanes];
+  const auto from = [&](int64_t row) { return radial[row * of.length + place]; };
+  if (knot > 0)  // the slope belongs to two intervals
+    of.each(knot - 1, [&](int64_t e, int64_t row) { slope += weights[4 * e + 3] * from(row); });
+  if (knot < of.groups)
+    of.each(knot, [&](int64_t e, int64_t row) {
+      const Real g = from(row);
+      value += weights[4 * e] * g, slope += weights[4 * e + 1] * g, difference += weights[4 * e + 2] * g;
+    });
+  if (!of.right()) value = slope = difference = not_a_number<Real>();
+  to[0] = value, to[lanes] = slope, to[2 * lanes] = difference;
 }
 
 struct Arguments {
-  abi::Tensor x, coupling, weights, knot, table, neighbor, offsets;
+  abi::Tensor x, coupling, weights, table, knot, neighbor, offsets;
   int64_t hidden, harmonics, num_atoms = 0, num_edges = 0, channels = 0, rows = 0;
   PathSizes sizes{};
   Checks checks;
 
   Arguments(const char* name, const StableIValue* stack)
-      : x(stack[0]), coupling(stack[1]), weights(stack[2]), knot(stack[3]), table(stack[4]), neighbor(stack[5]),
+      : x(stack[0]), coupling(stack[1]), weights(stack[2]), table(stack[3]), knot(stack[4]), neighbor(stack[5]),
         offsets(stack[6]), hidden(abi::from_stack<int64_t>(stack[7])), harmonics(abi::from_stack<int64_t>(stack[8])),
         checks(name, x) {
     sizes = sizes_of(checks, hidden, harmonics);
@@ -108,47 +143,73 @@ void message_interpolated(StableIValue* stack, uint64_t, uint64_t) {
   stack[0] = out.release();
 }
 
-// The derivatives for `pass_bytes` of edges at a time; sums over the passes are made in their order.
+// Derivatives, null where they are not wanted.
 template <class Real>
-void backward(const Arguments& args, const Real* grad, Real* grad_x, Real* grad_coupling, Real* grad_weights,
-              cudaStream_t on) {
+struct Wanted {
+  Real *x, *coupling, *weights, *table;
+};
+
+// Edges in passes whose derivatives take `pass_bytes`; sums over the passes are made in their order.
+template <class Real>
+void backward(const Arguments& args, const Real* grad, const Wanted<Real>& to, cudaStream_t on) {
   const auto wrong = checked_offsets(args.offsets, args.num_atoms, args.num_edges, on);
   const auto input = args.input<Real>(wrong);
-  const int64_t length = args.sizes.components_x * args.channels, all = args.num_edges;
-  const int64_t most = grad_x ? std::max<int64_t>(1, pass_bytes / (length * static_cast<int64_t>(sizeof(Real)))) : all;
-  const Buffer<Real> features(args.x, grad_x ? std::min(most, all) * length : 0);
-  const Groups edges(args.x, input.neighbor, grad_x ? all : 0, args.num_atoms, on);
+  const int64_t all = args.num_edges, knots = args.table.size(0);
+  const int64_t of_features = to.x ? args.sizes.components_x * args.channels : 0;
+  const int64_t of_radial = to.table ? args.sizes.paths * args.channels : 0;
+  const int64_t bytes = (of_features + of_radial) * static_cast<int64_t>(sizeof(Real));
+  const int64_t most = std::max<int64_t>(1, bytes == 0 ? all : std::min(all, pass_bytes / bytes));
+  const Buffer<Real> features(args.x, most * of_features), radial(args.x, most * of_radial);
+  const Groups by_neighbor(args.x, input.neighbor, to.x ? all : 0, args.num_atoms, on);
+  const Groups by_knot(args.x, input.knot, to.table ? all : 0, std::max<int64_t>(0, knots - 1), on);
   const auto run = functions_of<Real>(args.hidden, args.harmonics).backward;
-  for (int64_t first = 0; first == 0 || first < all; first += std::max<int64_t>(1, most)) {
+  int64_t first = 0;
+  do {  // without edges, too, since the sums are to be zero
     const int64_t last = std::min(all, first + most);
     launch(run, blocks_for(args.num_atoms, 1), message_threads, on, input,
-           MessageGradients<Real>{grad, grad_coupling, grad_weights, grad_x ? features.data() : nullptr, first, last});
-    if (grad_x)
-      launch(sum_over_edges<Real>, atoms_and_parts(args.num_atoms, length, threads), threads, on, features.data(), length,
-             first, last, edges.order(), edges.bounds(), all, wrong.data(), grad_x);
-  }
-  mark_where_wrong(wrong, grad_coupling, all * args.sizes.coupling, on);
-  mark_where_wrong(wrong, grad_weights, all * 4, on);
+           MessageGradients<Real>{grad, to.coupling, to.weights, first, last, to.x ? features.data() : nullptr,
+                                  to.table ? radial.data() : nullptr});
+    if (to.x)
+      launch(sum_features<Real>, atoms_and_parts(args.num_atoms, of_features, threads), threads, on,
+             EdgeSums{by_neighbor.order(), by_neighbor.bounds(), wrong.data(), args.num_atoms, all, first, last,
+                      of_features},
+             features.data(), to.x);
+    if (to.table)
+      launch(sum_radial<Real>, atoms_and_parts(knots, of_radial, threads), threads, on,
+             EdgeSums{by_knot.order(), by_knot.bounds(), wrong.data(), std::max<int64_t>(0, knots - 1), all, first, last,
+                      of_radial},
+             radial.data(), input.weights, args.channels, to.table);
+    first = last;
+  } while (first < all);
+  mark_where_wrong(wrong, to.coupling, all * args.sizes.coupling, on);
+  mark_where_wrong(wrong, to.weights, all * 4, on);
 }
 
 void message_interpolated_backward(StableIValue* stack, uint64_t, uint64_t) {
   const abi::Tensor grad(stack[0]);
   const Arguments args("message_interpolated_backward", stack + 1);
-  const bool need_x = abi::from_stack<bool>(stack[10]);
+  const bool need_x = abi::from_stack<bool>(stack[10]), need_table = abi::from_stack<bool>(stack[11]);
   const int32_t dtype = args.x.dtype();
   args.checks.tensor(grad, dtype, {args.rows * args.num_atoms * args.channels},
                      "grad: expected a contiguous tensor like the messages");
   const Device device(args.x);
+  const int64_t lanes = dtype == aoti_torch_dtype_float32() ? 16 : 8;
   auto grad_x = need_x ? args.x.new_empty({args.num_atoms, args.sizes.components_x, args.channels}, dtype)
                        : args.x.new_empty({0}, dtype);
   auto grad_coupling = args.x.new_empty({args.num_edges, args.sizes.coupling}, dtype);
   auto grad_weights = args.x.new_empty({args.num_edges, 4}, dtype);
+  auto grad_table =
+      need_table ? args.x.new_empty({args.table.size(0), args.channels / lanes, args.sizes.paths, 3, lanes}, dtype)
+                 : args.x.new_empty({0}, dtype);
   for_real(args.x, [&](auto zero) {
     using Real = decltype(zero);
-    backward<Real>(args, grad.data<Real>(), need_x ? grad_x.template data<Real>() : nullptr,
-                   grad_coupling.template data<Real>(), grad_weights.template data<Real>(), stream(args.x));
+    backward<Real>(args, grad.data<Real>(),
+                   {need_x ? grad_x.template data<Real>() : nullptr, grad_coupling.template data<Real>(),
+                    grad_weights.template data<Real>(), need_table ? grad_table.template data<Real>() : nullptr},
+                   stream(args.x));
   });
-  stack[0] = grad_x.release(), stack[1] = grad_coupling.release(), stack[2] = grad_weights.release();
+  stack[0] = grad_x.release(), stack[1] = grad_coupling.release();
+  stack[2] = grad_weights.release(), stack[3] = grad_table.release();
 }
 
 const auto operators = abi::Library("mlip", "CUDA")

@@ -2,8 +2,9 @@
 //
 // Forward: a block for a center and its channels, a thread per channel; the edges of the center in their order, coupling
 // through shared memory, all messages of a channel in registers. Backward: a warp per edge, whose lanes share out the
-// channels; derivatives of coupling and weights are sums over the lanes. Derivatives of the features are stored for each
-// edge, for some edges at a time, and then summed over the edges of each neighbor in their order.
+// channels; derivatives of coupling and weights are sums over the lanes. Derivatives of the features and of the radial
+// functions are stored for each edge, for some edges at a time, and then summed over the edges of each neighbor and of
+// each knot in their order.
 #pragma once
 #include "device.cuh"
 #include "message_paths.hpp"
@@ -153,8 +154,9 @@ template <class Real>
 struct MessageGradients {
   const Real* messages;
   Real *coupling, *weights;  // of all edges
-  Real* features;            // (last - first, components, channels), or null
   int64_t first, last;       // edges of this pass
+  Real* features;            // of these (last - first, components, channels), or null
+  Real* radial;              // of these (last - first, paths, channels), or null
 };
 
 template <class Real, int H, int L, int group>
@@ -207,6 +209,7 @@ MLIP_INLINE void backward_group(const MessageInput<Real>& in, const MessageGradi
           grad_features[m1] += u[m1] * r;
         });
       }
+      if (grad.radial) grad.radial[((e - grad.first) * P::count + p) * channels + channel] = grad_r;
       grad_weights[0] += grad_r * f0, grad_weights[1] += grad_r * d0;
       grad_weights[2] += grad_r * df, grad_weights[3] += grad_r * d1;
     });
