@@ -45,7 +45,7 @@ class CompiledLayer:
         self.product = ChannelMap.of(layer.product, _dims(layer.after.irreps)).to(dtype)
         self.program, self.coefficients = _polynomials(layer, dtype)
         if elements is not None and self.residual:
-            every = torch.arange(elements.shape[1])
+            every = torch.arange(elements.shape[1], device=elements.device)
             self.element_skip = ops.pad_channels(skip(elements, every), dtype, 2).to(dtype)
 
     def __call__(self, x: Tensor | None, pairs: Pairs, place: Interpolation | None, edges: Edges | None) -> Tensor:

@@ -27,7 +27,11 @@ if TYPE_CHECKING:
 
 def compiled_mace(model: MACE, radial: str, trained: bool) -> Evaluator | None:
     """`model` by compiled operators, None where they do not cover its precision or device."""
-    return CompiledMACE(model, radial, trained) if ops.runs_compiled(model.embedding) else None
+    return (
+        CompiledMACE(model, radial, trained)
+        if ops.runs_compiled(model.embedding, cuda="message_interpolated")
+        else None
+    )
 
 
 def layers_of(model: MACE) -> list[Layer]:
@@ -68,7 +72,7 @@ class CompiledMACE:
         harmonics = harmonics.to(dtype)
         pairs = Pairs(neighbor, ops.row_offsets(center, len(species)), harmonics, species, species.unique())
         of_pair = species[graph.edge_index]
-        energy = torch.zeros(len(species), dtype=torch.float64)
+        energy = torch.zeros(len(species), dtype=torch.float64, device=species.device)
         if model.repulsion is not None:
             energy = energy + model.repulsion(distance, of_pair, center, len(species))
         # In float64: a distance rounded to float32 may be a thousandth of an interval off.

@@ -57,7 +57,7 @@ class CompiledMessage:
         degrees = (tuple(ir.l for ir in irreps) for irreps in (message.irreps_in, message.harmonics, outputs))
         self.program, coupling = _program(*degrees, paths)
         self.degrees = self.program.compile_time()
-        self.coupling = coupling.to(dtype)
+        self.coupling = coupling.to(message.mix[0].device, dtype)
         self.hidden = Hidden(message.radial, dtype)
         # Channels of what is sent are filled up, path by path, in the radial functions and in the mixing.
         radial = last_matrix(message.radial).unflatten(1, (len(message.paths), message.channels))

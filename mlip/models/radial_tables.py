@@ -100,7 +100,7 @@ class RadialTables:
         return ops.pack_table(values, slopes, self.dtype)
 
     def _at_knots(self, layer: Layer, pair: tuple[int, int], knots: int) -> tuple[Tensor, Tensor]:
-        r = torch.linspace(0, self.model.cutoff, knots, dtype=torch.float64)
+        r = torch.linspace(0, self.model.cutoff, knots, dtype=torch.float64, device=self.model.embedding.device)
         r[0] = NEAR_ZERO
         values, slopes = self._functions(layer, pair, r)
         values[0] -= NEAR_ZERO * slopes[0]
@@ -108,7 +108,7 @@ class RadialTables:
 
     def _functions(self, layer: Layer, pair: tuple[int, int], r: Tensor) -> tuple[Tensor, Tensor]:
         """Radial functions (n, paths * C) and their derivatives at distances (n,)."""
-        species = torch.tensor(pair).unsqueeze(1).expand(2, len(r))
+        species = torch.tensor(pair, device=r.device).unsqueeze(1).expand(2, len(r))
         with torch.enable_grad():
             # The derivative of all functions is that of a gradient by its seed; forward mode is one for all threads.
             r = r.detach().requires_grad_(True)
@@ -131,7 +131,7 @@ class RadialTables:
             values, slopes = self._at_knots(layer, pair, knots)
             # Errors of a Hermite polynomial's derivative are largest near a fifth of the interval.
             t = 0.2113248654
-            r = h * (torch.arange(knots - 1, dtype=torch.float64) + t)
+            r = h * (torch.arange(knots - 1, dtype=torch.float64, device=values.device) + t)
             exact = self._functions(layer, pair, r)[1]
             left, right = slice(None, -1), slice(1, None)
             interpolated = (6 * t * t - 6 * t) / h * (values[left] - values[right])

@@ -1,0 +1,169 @@
+"""Calls of all operators that have CUDA kernels, with random arguments; for tests on a device and without one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from e3nn import o3
+from torch import Tensor
+
+from mlip import ops
+from mlip.nn.irreps import spherical_irreps, wigner_3j
+from mlip.nn.product_basis import polynomial
+from mlip.ops.message import message_paths
+
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
+#: The operators, without those that only are derivatives.
+OPERATORS = (
+    "edge_vectors",
+    "row_offsets",
+    "cubic_weights",
+    "spherical_harmonics",
+    "message_interpolated",
+    "neighbor_outer",
+    "symmetric_contraction",
+)
+DEGREES = [(hidden, harmonics) for hidden in range(3) for harmonics in range(max(1, hidden), 4)]
+KNOTS = 9
+Call = tuple[str, tuple[Any, ...]]
+
+
+class Random:
+    """Numbers, the same each time."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self.generator = torch.Generator().manual_seed(1)
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.randn(*shape, generator=self.generator, dtype=torch.float64).to(self.dtype)
+
+    def integers(self, high: int, *shape: int) -> Tensor:
+        return torch.randint(max(1, high), shape, generator=self.generator)
+
+    def graph(self, atoms: int, edges: int) -> tuple[Tensor, Tensor]:
+        """Neighbors, and offsets of which the last atom, if there are more, has no edges."""
+        center = self.integers(max(1, atoms - 1), edges)
+        counts = torch.bincount(center, minlength=atoms)
+        return self.integers(atoms, edges), torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+
+
+def calls(dtype: torch.dtype) -> Iterator[Call]:
+    """Names of operators, and arguments on the CPU."""
+    random = Random(dtype)
+    yield from edge_calls(random)
+    yield from harmonics_calls(random)
+    yield from message_calls(random)
+    yield from outer_calls(random)
+    yield from contraction_calls(random)
+
+
+def edge_calls(random: Random) -> Iterator[Call]:
+    for atoms, edges, graphs in ((7, 60, 2), (130, 700, 3), (3, 0, 1), (0, 0, 0), (5, 9, 200)):
+        index, batch = random.integers(atoms, 2, edges), random.integers(graphs, atoms)
+        positions, cell, grad = random.normal(atoms, 3), random.normal(graphs, 3, 3), random.normal(edges, 3)
+        for integer in (torch.int32, torch.int64):
+            shift = random.integers(3, edges, 3).to(integer) - 1
+            yield "edge_vectors", (positions, cell, index, shift, batch)
+            yield "edge_vectors_backward", (grad, index, shift, batch, graphs)
+        yield "row_offsets", (index[0].sort().values, atoms)
+        r = 3 * random.normal(edges)
+        r[:3] = torch.tensor([float("nan"), 5.0, 0.0])[:edges]
+        for order in range(5):
+            yield "cubic_weights", (r, 0.5, 11, order)
+            yield "cubic_weights_backward", (random.normal(edges, 4), r, 0.5, 11, order)
+
+
+def harmonics_calls(random: Random) -> Iterator[Call]:
+    for edges, l_max in ((300, 3), *((40, l_max) for l_max in range(7)), (0, 2)):
+        vectors, tangent = random.normal(edges, 3), random.normal(edges, 3)
+        vectors[:1] = 0
+        grads = random.normal(edges, (l_max + 1) ** 2), random.normal(edges)
+        yield "spherical_harmonics", (vectors, l_max)
+        yield "spherical_harmonics_backward", (*grads, vectors, l_max)
+        yield "spherical_harmonics_second", (tangent, *grads, vectors, l_max)
+
+
+def message_arguments(
+    random: Random, hidden: int, harmonics: int, atoms: int, edges: int, channels: int
+) -> dict[str, Any]:
+    paths = len(message_paths(hidden, harmonics))
+    neighbor, offsets = random.graph(atoms, edges)
+    matrix = ops.coupling_matrix(hidden, harmonics, wigner_3j).to(random.dtype)
+    values, slopes = random.normal(KNOTS, paths, channels), random.normal(KNOTS, paths, channels)
+    return {
+        "x": random.normal(atoms, (hidden + 1) ** 2, channels),
+        "coupling": random.normal(edges, (harmonics + 1) ** 2) @ matrix,
+        "weights": random.normal(edges, 4),
+        "knot": random.integers(KNOTS - 1, edges),
+        "table": ops.pack_table(values, slopes, random.dtype),
+        "neighbor": neighbor,
+        "offsets": offsets,
+        "hidden": hidden,
+        "harmonics": harmonics,
+    }
+
+
+def message_calls(random: Random) -> Iterator[Call]:
+    names = [argument.name for argument in torch.ops.mlip.message_interpolated.default._schema.arguments]
+    flags = len(torch.ops.mlip.message_interpolated_backward.default._schema.arguments) - len(names) - 1
+    for hidden, harmonics in DEGREES:
+        rows = sum(2 * l3 + 1 for _, _, l3 in message_paths(hidden, harmonics))
+        for atoms, edges, channels in ((6, 50, 16), (3, 70, 144), (4, 0, 16)):
+            named = message_arguments(random, hidden, harmonics, atoms, edges, channels)
+            arguments = tuple(named[name] for name in names)
+            grad = random.normal(rows * atoms * channels)
+            yield "message_interpolated", arguments
+            yield "message_interpolated_backward", (grad, *arguments, *[True] * flags)
+            yield "message_interpolated_backward", (grad, *arguments, *[False] * flags)
+
+
+def outer_calls(random: Random) -> Iterator[Call]:
+    for edges, rows, columns, atoms in ((50, 16, 64, 7), (33, 9, 70, 4), (20, 23, 8, 3), (0, 4, 5, 2), (10, 1, 1, 3)):
+        _, offsets = random.graph(atoms, edges)
+        factors = random.normal(edges, rows), random.normal(edges, columns)
+        yield "neighbor_outer", (*factors, offsets)
+        yield "neighbor_outer_backward", (random.normal(rows, atoms, columns), *factors, offsets)
+
+
+def program(l_max: int, order: int, outputs: Sequence[str] = ("0e", "1o", "2e")) -> ops.ContractionProgram:
+    """The product basis of harmonics up to l_max."""
+    blocks: list[tuple[int, Tensor, Tensor]] = []
+    first = 0
+    for irrep in map(o3.Irrep, outputs):
+        found = [polynomial(spherical_irreps(l_max), irrep, factors) for factors in range(1, order + 1)]
+        blocks += [(first, *terms) for terms in found if terms is not None]
+        first += irrep.dim
+    return ops.ContractionProgram((l_max + 1) ** 2, first, blocks)
+
+
+def contraction_calls(random: Random) -> Iterator[Call]:
+    wide = ops.ContractionProgram(64, 1, [(0, torch.tensor([[0, 63], [5, 5], [40, 2]]), torch.ones(1, 1, 3))])
+    for basis in (program(1, 2), program(3, 3), program(2, 1), program(1, 4, ["0e", "1o"]), wide):
+        for atoms, channels, elements in ((5, 16, 3), (3, 144, 1), (0, 16, 2)):
+            features, tangent = (random.normal(basis.dim_in, atoms, channels) for _ in range(2))
+            species, grad = random.integers(elements, atoms), random.normal(basis.dim_out, atoms, channels)
+            coefficients = ops.pack_coefficients(random.normal(elements, basis.n_terms, channels))
+            weighted, sizes = (features, species, coefficients, basis.table), (basis.n_terms, elements)
+            yield "symmetric_contraction", (*weighted, basis.dim_out)
+            yield "symmetric_contraction_backward", (grad, *weighted)
+            yield "symmetric_contraction_second", (tangent, grad, *weighted)
+            yield "symmetric_contraction_terms", (grad, features, species, basis.table, *sizes)
+            yield "symmetric_contraction_terms_second", (tangent, grad, features, species, basis.table, *sizes)
+
+
+def assert_same(name: str, found: Any, expected: Any) -> None:
+    """Outputs on any devices: integers and NaNs equal, numbers within `TOLERANCE`."""
+    found, expected = ((out,) if isinstance(out, Tensor) else tuple(out) for out in (found, expected))
+    assert len(found) == len(expected)
+    for k, (a, b) in enumerate(zip(found, expected, strict=True)):
+        a, b = a.detach().cpu(), b.detach().cpu()
+        assert a.shape == b.shape and a.dtype == b.dtype, (name, k)
+        if not b.is_floating_point():
+            assert torch.equal(a, b), (name, k)
+        elif b.numel():
+            assert torch.equal(a.isnan(), b.isnan()), (name, k)
+            scale = float(b.abs().nan_to_num().max())
+            assert float((a - b).abs().nan_to_num().max()) <= TOLERANCE[b.dtype] * scale, (name, k)

@@ -1,0 +1,104 @@
+"""The CUDA operators' code, compiled for the processor (tests/cuda_emulation), equals the operators of the CPU.
+
+What it shows is that indices, sums, barriers and exchanges are right; not that a device runs them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import cuda_cases
+import pytest
+import torch
+
+from mlip import _extension
+
+HERE = Path(__file__).parent
+SOURCES = HERE.parent / "mlip" / "csrc"
+EMULATION = HERE / "cuda_emulation"
+FILES = ("geometry.cu", "harmonics.cu", "message.cu", "message_outer.cu", "contraction.cu")
+
+pytestmark = [
+    pytest.mark.skipif(not _extension.compiled, reason="the compiled operators are not installed"),
+    pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler"),
+    pytest.mark.skipif(os.uname().sysname != "Linux", reason="the emulation is written for Linux"),
+]
+
+
+def build(folder: Path) -> Path:
+    """The library, whose operators are `torch.ops.mlip_emulated.*`."""
+    flags = ["-std=c++17", "-O1", "-fPIC", "-w", f"-I{EMULATION}", f"-I{SOURCES}"]
+    objects = []
+    for source in [*(SOURCES / name for name in FILES), EMULATION / "emulation.cpp"]:
+        objects.append(folder / f"{source.stem}.o")
+        subprocess.run(["g++", *flags, "-x", "c++", "-c", source, "-o", objects[-1]], check=True)
+    # A stand-in for libtorch, as in CMakeLists.txt.
+    (folder / "empty.cpp").write_text("")
+    subprocess.run(["g++", "-shared", "-o", folder / "libtorch_cpu.so", folder / "empty.cpp"], check=True)
+    library = folder / "emulated.so"
+    link = ["-Wl,--no-as-needed", f"-L{folder}", "-ltorch_cpu"]
+    subprocess.run(["g++", "-shared", "-o", library, *objects, *link], check=True)
+    return library
+
+
+@pytest.fixture(scope="session")
+def emulated(tmp_path_factory: pytest.TempPathFactory) -> torch.library.Library:
+    """Keeps the definitions of the emulated operators."""
+    library = build(tmp_path_factory.mktemp("cuda_emulation"))
+    definitions = torch.library.Library("mlip_emulated", "DEF")
+    for name in torch._C._dispatch_get_all_op_names():
+        if name.startswith("mlip::"):
+            schema = str(getattr(torch.ops.mlip, name.removeprefix("mlip::")).default._schema)
+            definitions.define(schema.removeprefix("mlip::"))
+    torch.ops.load_library(library)
+    return definitions
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equals_the_cpu(emulated: torch.library.Library, dtype: torch.dtype) -> None:
+    names = set()
+    for name, arguments in cuda_cases.calls(dtype):
+        found = getattr(torch.ops.mlip_emulated, name)(*arguments)
+        cuda_cases.assert_same(name, found, getattr(torch.ops.mlip, name)(*arguments))
+        names.add(name)
+    assert names >= set(cuda_cases.OPERATORS)
+
+
+def test_wrong_indices_give_nan(emulated: torch.library.Library) -> None:
+    """Nothing waits for the device to look at indices; nothing outside of the tensors is read, either."""
+    random = cuda_cases.Random(torch.float64)
+    named = cuda_cases.message_arguments(random, 1, 2, 4, 30, 16)
+    names = [argument.name for argument in torch.ops.mlip.message_interpolated.default._schema.arguments]
+
+    def messages(**changed: torch.Tensor) -> torch.Tensor:
+        return torch.ops.mlip_emulated.message_interpolated(*[(named | changed)[name] for name in names])
+
+    assert not messages().isnan().any()
+    for name in ("neighbor", "knot"):
+        for wrong in (-1, 100):
+            index = named[name].clone()
+            index[3] = wrong
+            found = messages(**{name: index})
+            assert found.isnan().any() and not found.isnan().all()
+    for center in ([0, 2, 1], [0, 1, 5]):
+        offsets = torch.ops.mlip_emulated.row_offsets(torch.tensor(center), 3)
+        assert offsets[0] == -1
+    offsets = named["offsets"].clone()
+    offsets[0] = -1
+    assert messages(offsets=offsets).isnan().all()
+
+
+def test_wrong_arguments_are_refused(emulated: torch.library.Library) -> None:
+    operators = torch.ops.mlip_emulated
+    with pytest.raises(ValueError, match="vectors: expected a contiguous tensor"):
+        operators.spherical_harmonics(torch.zeros(3, 4), 2)
+    with pytest.raises(ValueError, match="l_max: expected 0 to 6"):
+        operators.spherical_harmonics(torch.zeros(3, 3), 7)
+    deep = cuda_cases.program(1, 5, ["0e"])
+    features = torch.zeros(4, 2, 16)
+    coefficients = torch.zeros(1, 1, deep.n_terms, 16)
+    with pytest.raises(ValueError, match="up to 4 factors"):
+        operators.symmetric_contraction(features, torch.zeros(2, dtype=torch.int64), coefficients, deep.table, 1)
