@@ -133,7 +133,7 @@ void message_interpolated(StableIValue* stack, uint64_t, uint64_t) {
   const Device device(args.x);
   const cudaStream_t on = stream(args.x);
   const auto wrong = checked_offsets(args.offsets, args.num_atoms, args.num_edges, on);
-  auto out = args.x.new_empty({args.rows * args.num_atoms * args.channels}, args.x.dtype());
+  auto out = args.x.new_empty({abi::product({args.rows, args.num_atoms, args.channels})}, args.x.dtype());
   for_real(args.x, [&](auto zero) {
     using Real = decltype(zero);
     launch(functions_of<Real>(args.hidden, args.harmonics).forward,
@@ -190,7 +190,7 @@ void message_interpolated_backward(StableIValue* stack, uint64_t, uint64_t) {
   const Arguments args("message_interpolated_backward", stack + 1);
   const bool need_x = abi::from_stack<bool>(stack[10]), need_table = abi::from_stack<bool>(stack[11]);
   const int32_t dtype = args.x.dtype();
-  args.checks.tensor(grad, dtype, {args.rows * args.num_atoms * args.channels},
+  args.checks.tensor(grad, dtype, {abi::product({args.rows, args.num_atoms, args.channels})},
                      "grad: expected a contiguous tensor like the messages");
   const Device device(args.x);
   const int64_t lanes = dtype == aoti_torch_dtype_float32() ? 16 : 8;
