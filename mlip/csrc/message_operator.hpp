@@ -201,20 +201,21 @@ template <class Real, class Run>
 abi::Tensor table_gradient(MessageArguments<Real> args, const abi::Tensor& table, int64_t num_edges, int64_t rows,
                            bool wanted, const Run& run) {
   if (!wanted) return table.new_empty({0}, table.dtype());
-  const int64_t knots = table.size(0), blocks = table.size(1), row = table.size(2) * 3 * table.size(4);
-  auto grad = table.new_empty({knots, blocks, table.size(2), 3, table.size(4)}, table.dtype());
+  const int64_t knots = table.size(0), blocks = table.size(1), lanes = table.size(4), row = table.size(2) * 3 * lanes;
+  auto grad = table.new_empty({knots, blocks, table.size(2), 3, lanes}, table.dtype());
   args.grad_table = grad.template data<Real>();
   prefer_huge_pages(args.grad_table, knots * blocks * row * static_cast<int64_t>(sizeof(Real)));
   const SortedByKnot<Real> sorted(args, num_edges, knots, rows);
   args.by_knot = sorted.edges();
   const int64_t ranges = std::clamp<int64_t>(16 / blocks, 1, std::max<int64_t>(knots / 32, 1));
-  abi::parallel_for(0, blocks * ranges, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t task = begin; task < end; task++) {
-      const int64_t lump = task / ranges, range = task % ranges;
+  abi::parallel_for(0, ranges * blocks, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin, next; task < end; task = next) {
+      const int64_t range = task / blocks, lump = task % blocks;
+      next = std::min(end, (range + 1) * blocks);
       const int64_t first = knots * range / ranges, last = knots * (range + 1) / ranges;
       for (int64_t knot = first; knot < last; knot++)
-        std::fill_n(args.grad_table + (knot * blocks + lump) * row, row, Real(0));
-      run(args, first, last, lump * table.size(4), (lump + 1) * table.size(4));
+        std::fill_n(args.grad_table + (knot * blocks + lump) * row, (next - task) * row, Real(0));
+      run(args, first, last, lump * lanes, (lump + next - task) * lanes);
     }
   });
   return grad;
