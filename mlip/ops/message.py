@@ -142,7 +142,7 @@ def message_interpolated(
         coupling: (E, K), spherical harmonics (E, (harmonics + 1)^2) times :func:`coupling_matrix`.
         weights: (E, 4).
         knot: (E,) int64.
-        table: from :func:`pack_table`. Its derivative costs half as much as all others together: detach it where only
+        table: from :func:`pack_table`. Its derivative costs nearly as much as all others together: detach it where only
             forces are wanted.
         neighbor: (E,) int64.
         offsets: (N + 1,) int64.

@@ -117,8 +117,8 @@ def message_interpolated_general(
         coupling: (E, K), spherical harmonics times the program's coupling matrix.
         weights: (E, 4) of the cubic Hermite polynomials.
         knot: (E,) int64.
-        table: from `pack_table`, in the order of the paths. Its derivative costs half as much as all others
-            together: detach it where only forces are wanted.
+        table: from `pack_table`, in the order of the paths. Its derivative costs nearly as much as
+            all others together: detach it where only forces are wanted.
         neighbor: (E,) int64.
         offsets: (N + 1,) int64.
         program: the paths.
