@@ -22,6 +22,7 @@ OPERATORS = (
     "cubic_weights",
     "spherical_harmonics",
     "message_interpolated",
+    "message_exact",
     "neighbor_outer",
     "symmetric_contraction",
 )
@@ -99,6 +100,8 @@ def message_arguments(
         "weights": random.normal(edges, 4),
         "knot": random.integers(KNOTS - 1, edges),
         "table": ops.pack_table(values, slopes, random.dtype),
+        "activations": random.normal(edges, 21),
+        "matrix": random.normal(21, paths * channels),
         "neighbor": neighbor,
         "offsets": offsets,
         "hidden": hidden,
@@ -106,18 +109,21 @@ def message_arguments(
     }
 
 
+def argument_names(operator: str) -> list[str]:
+    return [argument.name for argument in getattr(torch.ops.mlip, operator).default._schema.arguments]
+
+
 def message_calls(random: Random) -> Iterator[Call]:
-    names = [argument.name for argument in torch.ops.mlip.message_interpolated.default._schema.arguments]
-    flags = len(torch.ops.mlip.message_interpolated_backward.default._schema.arguments) - len(names) - 1
     for hidden, harmonics in DEGREES:
         rows = sum(2 * l3 + 1 for _, _, l3 in message_paths(hidden, harmonics))
         for atoms, edges, channels in ((6, 50, 16), (3, 70, 144), (4, 0, 16)):
             named = message_arguments(random, hidden, harmonics, atoms, edges, channels)
-            arguments = tuple(named[name] for name in names)
             grad = random.normal(rows * atoms * channels)
-            yield "message_interpolated", arguments
-            yield "message_interpolated_backward", (grad, *arguments, *[True] * flags)
-            yield "message_interpolated_backward", (grad, *arguments, *[False] * flags)
+            for operator in ("message_interpolated", "message_exact"):
+                arguments = tuple(named[name] for name in argument_names(operator))
+                yield operator, arguments
+                yield f"{operator}_backward", (grad, *arguments, True, True)
+                yield f"{operator}_backward", (grad, *arguments, False, False)
 
 
 def outer_calls(random: Random) -> Iterator[Call]:

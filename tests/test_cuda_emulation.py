@@ -19,7 +19,7 @@ from mlip import _extension
 HERE = Path(__file__).parent
 SOURCES = HERE.parent / "mlip" / "csrc"
 EMULATION = HERE / "cuda_emulation"
-FILES = ("geometry.cu", "harmonics.cu", "message.cu", "message_outer.cu", "contraction.cu")
+FILES = ("geometry.cu", "harmonics.cu", "message.cu", "message_exact.cu", "message_outer.cu", "contraction.cu")
 
 pytestmark = [
     pytest.mark.skipif(not _extension.compiled, reason="the compiled operators are not installed"),
@@ -71,7 +71,7 @@ def test_wrong_indices_give_nan(emulated: torch.library.Library) -> None:
     """Nothing waits for the device to look at indices; nothing outside of the tensors is read, either."""
     random = cuda_cases.Random(torch.float64)
     named = cuda_cases.message_arguments(random, 1, 2, 4, 30, 16)
-    names = [argument.name for argument in torch.ops.mlip.message_interpolated.default._schema.arguments]
+    names = cuda_cases.argument_names("message_interpolated")
 
     def messages(**changed: torch.Tensor) -> torch.Tensor:
         return torch.ops.mlip_emulated.message_interpolated(*[(named | changed)[name] for name in names])

@@ -52,8 +52,7 @@ def test_every_operator_equals_the_cpu(dtype: torch.dtype) -> None:
 def test_results_are_the_same_in_every_run(dtype: torch.dtype) -> None:
     random = cuda_cases.Random(dtype)
     named = cuda_cases.message_arguments(random, 1, 3, 300, 9000, 64)
-    names = [argument.name for argument in torch.ops.mlip.message_interpolated.default._schema.arguments]
-    arguments = [on_device(named[name]) for name in names]
+    arguments = [on_device(named[name]) for name in cuda_cases.argument_names("message_interpolated")]
     linear = [t.requires_grad_() for t in arguments if isinstance(t, Tensor) and t.is_floating_point()][:3]
     runs = []
     for _ in range(3):
@@ -71,9 +70,11 @@ def functions(random: cuda_cases.Random) -> Iterator[tuple[str, Callable[..., An
     yield "cubic_weights", lambda r, *grid: ops.cubic_weights(r, *grid)[0], [normal(80).abs() + 0.1], [0.3, 12]
     for hidden, harmonics in ((0, 3), (1, 3), (2, 3)):
         named = cuda_cases.message_arguments(random, hidden, harmonics, 7, 90, 48)
-        linear = [named[name] for name in ("x", "coupling", "weights")]
-        rest = [named[name] for name in ("knot", "table", "neighbor", "offsets", "hidden", "harmonics")]
-        yield "message_interpolated", ops.message_interpolated, linear, rest
+        graph = [named[name] for name in ("neighbor", "offsets", "hidden", "harmonics")]
+        x, coupling, weights = named["x"], named["coupling"], named["weights"]
+        rest = [named["knot"], named["table"], *graph]
+        yield "message_interpolated", ops.message_interpolated, [x, coupling, weights], rest
+        yield "message_exact", ops.message_exact, [x, coupling, named["activations"], named["matrix"]], graph
     yield "neighbor_outer", ops.neighbor_outer, [normal(60, 16), normal(60, 33)], [random.graph(8, 60)[1]]
     basis = cuda_cases.program(3, 3)
     features, coefficients = normal(16, 6, 48), normal(2, basis.n_terms, 48)

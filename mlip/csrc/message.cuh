@@ -1,4 +1,5 @@
-// Fused messages on CUDA (message.hpp has the formula) with radial functions interpolated from a table.
+// Fused messages on CUDA (message.hpp has the formula) with radial functions interpolated from a table, or given for some
+// edges at a time.
 //
 // Forward: a block for a center and its channels, a thread per channel; the edges of the center in their order, coupling
 // through shared memory, all messages of a channel in registers. Backward: a warp per edge, whose lanes share out the
@@ -20,10 +21,12 @@ struct MessageInput {
   int64_t num_atoms, num_edges, channels, knots;
   const int64_t *offsets, *neighbor, *knot;
   const Real *x, *coupling, *weights, *table;
-  const int32_t* wrong;  // not zero: the offsets are no offsets
+  const int32_t* wrong;   // not zero: the offsets are no offsets
+  int64_t first, last;    // the edges of this pass
+  const Real* radial;     // of these (last - first, paths, channels); null: from the table
 };
 
-// Radial functions of one edge. A wrong index makes them NaN.
+// Radial functions of one edge. A wrong index makes them NaN. Of given ones w[0] is the factor.
 template <class Real>
 struct Interpolation {
   int64_t neighbor, knot;
@@ -31,10 +34,13 @@ struct Interpolation {
 };
 template <class Real>
 MLIP_INLINE void load_interpolation(const MessageInput<Real>& in, int64_t e, Interpolation<Real>& to) {
-  to.neighbor = in.neighbor[e], to.knot = in.knot[e];
-  const bool right = below(to.neighbor, in.num_atoms) && below(to.knot, in.knots - 1);
+  to.neighbor = in.neighbor[e], to.knot = in.radial ? 0 : in.knot[e];
+  const bool right = below(to.neighbor, in.num_atoms) && (in.radial || below(to.knot, in.knots - 1));
   if (!right) to.neighbor = to.knot = 0;
-  for (int k = 0; k < 4; k++) to.w[k] = right ? in.weights[4 * e + k] : not_a_number<Real>();
+  for (int k = 0; k < 4; k++) {
+    const Real weight = in.radial ? Real(1) : in.weights[4 * e + k];
+    to.w[k] = right ? weight : not_a_number<Real>();
+  }
 }
 
 // The table's entries of a knot and a channel, in which those of a path are 3 * lanes apart.
@@ -44,6 +50,7 @@ struct TableEntry {
   const Real *low, *high;
 
   MLIP_INLINE TableEntry(const MessageInput<Real>& in, int paths, int64_t knot, int64_t channel) {
+    if (in.radial) return;
     const int64_t row_length = in.channels * paths * 3;
     low = in.table + knot * row_length + channel / lanes * lanes * (paths * 3) + channel % lanes;
     high = low + row_length;
@@ -80,9 +87,18 @@ __global__ void __launch_bounds__(message_threads) message_forward(MessageInput<
   __shared__ Interpolation<Real> radial[edges_at_once];
   const int64_t atom = blockIdx.x, channel = static_cast<int64_t>(blockIdx.y) * message_threads + threadIdx.x;
   const bool active = channel < in.channels, wrong = *in.wrong;
-  const int64_t begin = wrong ? 0 : in.offsets[atom], end = wrong ? 0 : in.offsets[atom + 1];
+  int64_t begin = wrong ? 0 : in.offsets[atom], end = wrong ? 0 : in.offsets[atom + 1];
+  begin = begin > in.first ? begin : in.first, end = end < in.last ? end : in.last;
+  if (in.first > 0 && begin >= end) return;
   Real sums[P::rows];
   unroll<P::rows>([&](auto row) { sums[row] = wrong ? not_a_number<Real>() : Real(0); });
+  if (in.first > 0 && active)  // the sums of the passes before
+    unroll<P::count>([&](auto path) {
+      constexpr int q = path, row = P::first_row(q);
+      const Real* from = out + messages_of<H, L, q>(in.num_atoms, in.channels, atom) + channel;
+      const int64_t step = component_step<H, L, q>(in.num_atoms, in.channels);
+      unroll<2 * P::all[q].l3 + 1>([&](auto m3) { sums[row + m3] = from[m3 * step]; });
+    });
   for (int64_t first = begin; first < end; first += edges_at_once) {
     const int count = static_cast<int>(end - first < edges_at_once ? end - first : edges_at_once);
     __syncthreads();
@@ -93,6 +109,7 @@ __global__ void __launch_bounds__(message_threads) message_forward(MessageInput<
     for (int e = 0; active && e < count; e++) {
       const Interpolation<Real>& at = radial[e];
       const TableEntry<Real> entry(in, P::count, at.knot, channel);
+      const Real* given = in.radial ? in.radial + (first + e - in.first) * P::count * in.channels + channel : nullptr;
       const Real w0 = at.w[0], w1 = at.w[1], w2 = at.w[2], w3 = at.w[3];
       const Real *m = coupling + e * P::coupling_size, *x = in.x + at.neighbor * P::components_x * in.channels + channel;
       Real features[P::components_x];
@@ -100,7 +117,9 @@ __global__ void __launch_bounds__(message_threads) message_forward(MessageInput<
       unroll<P::count>([&](auto path) {
         constexpr int q = path, l1 = P::all[q].l1, l2 = P::all[q].l2, n1 = 2 * l1 + 1, n3 = 2 * P::all[q].l3 + 1;
         constexpr int column = P::first_column(q), row = P::first_row(q), p = P::public_index(q);
-        const Real r = w0 * entry.value(p) + w1 * entry.slope(p) + (w2 * entry.difference(p) + w3 * entry.next_slope(p));
+        const Real r = given ? w0 * given[p * in.channels]
+                             : w0 * entry.value(p) + w1 * entry.slope(p) +
+                                   (w2 * entry.difference(p) + w3 * entry.next_slope(p));
         if constexpr (l2 == 0) {
           const Real t = r * m[column];
           unroll<n1>([&](auto m1) { sums[row + m1] += t * features[l1 * l1 + m1]; });
@@ -153,10 +172,9 @@ struct PathGroups : Paths<H, L> {
 template <class Real>
 struct MessageGradients {
   const Real* messages;
-  Real *coupling, *weights;  // of all edges
-  int64_t first, last;       // edges of this pass
-  Real* features;            // of these (last - first, components, channels), or null
-  Real* radial;              // of these (last - first, paths, channels), or null
+  Real *coupling, *weights;  // of all edges; weights may be null
+  Real* features;            // of the edges of this pass (last - first, components, channels), or null
+  Real* radial;              // of the edges of this pass (last - first, paths, channels), or null
 };
 
 template <class Real, int H, int L, int group>
@@ -169,12 +187,13 @@ MLIP_INLINE void backward_group(const MessageInput<Real>& in, const MessageGradi
   constexpr bool starts = begin == 0 || P::all[begin == 0 ? 0 : begin - 1].l1 != l1;  // first group of these features
   const int64_t channels = in.channels;
   const Real* x = in.x + (at.neighbor * P::components_x + l1 * l1) * channels;
-  Real* to = grad.features ? grad.features + ((e - grad.first) * P::components_x + l1 * l1) * channels : nullptr;
+  Real* to = grad.features ? grad.features + ((e - in.first) * P::components_x + l1 * l1) * channels : nullptr;
   const Real* m = in.coupling + e * P::coupling_size + first_column;
   const Real w0 = at.w[0], w1 = at.w[1], w2 = at.w[2], w3 = at.w[3];
   Real sums[columns] = {};
   for (int64_t channel = lane; channel < channels; channel += warp) {
     const TableEntry<Real> entry(in, P::count, at.knot, channel);
+    const Real* given = in.radial ? in.radial + (e - in.first) * P::count * channels + channel : nullptr;
     Real features[n1], grad_features[n1] = {};
     unroll<n1>([&](auto m1) { features[m1] = x[m1 * channels + channel]; });
     unroll<end - begin>([&](auto k) {
@@ -182,7 +201,11 @@ MLIP_INLINE void backward_group(const MessageInput<Real>& in, const MessageGradi
       constexpr int p = P::public_index(q);
       const Real* from = grad.messages + messages_of<H, L, q>(in.num_atoms, channels, atom) + channel;
       const int64_t step = component_step<H, L, q>(in.num_atoms, channels);
-      const Real f0 = entry.value(p), d0 = entry.slope(p), df = entry.difference(p), d1 = entry.next_slope(p);
+      Real f0 = 0, d0 = 0, df = 0, d1 = 0;
+      if (given)
+        f0 = given[p * channels];
+      else
+        f0 = entry.value(p), d0 = entry.slope(p), df = entry.difference(p), d1 = entry.next_slope(p);
       const Real r = w0 * f0 + w1 * d0 + (w2 * df + w3 * d1);
       Real grad_r = 0;
       if constexpr (P::all[q].l2 == 0) {
@@ -209,7 +232,8 @@ MLIP_INLINE void backward_group(const MessageInput<Real>& in, const MessageGradi
           grad_features[m1] += u[m1] * r;
         });
       }
-      if (grad.radial) grad.radial[((e - grad.first) * P::count + p) * channels + channel] = grad_r;
+      if (grad.radial) grad.radial[((e - in.first) * P::count + p) * channels + channel] = grad_r;
+      if (given) return;
       grad_weights[0] += grad_r * f0, grad_weights[1] += grad_r * d0;
       grad_weights[2] += grad_r * df, grad_weights[3] += grad_r * d1;
     });
@@ -231,14 +255,14 @@ __global__ void __launch_bounds__(message_threads) message_backward(MessageInput
   const int64_t atom = blockIdx.x;
   if (*in.wrong) return;
   const int64_t begin = in.offsets[atom], end = in.offsets[atom + 1];
-  const int64_t last = end < grad.last ? end : grad.last;
-  for (int64_t e = (begin > grad.first ? begin : grad.first) + threadIdx.x / warp; e < last; e += warps) {
+  const int64_t last = end < in.last ? end : in.last;
+  for (int64_t e = (begin > in.first ? begin : in.first) + threadIdx.x / warp; e < last; e += warps) {
     Interpolation<Real> at;
     load_interpolation(in, e, at);
     Real grad_weights[4] = {};
     unroll<P::group_count>(
         [&](auto group) { backward_group<Real, H, L, group>(in, grad, at, atom, e, lane, grad_weights); });
-    store_lane_sums<4>(grad_weights, lane, grad.weights + 4 * e);
+    if (grad.weights) store_lane_sums<4>(grad_weights, lane, grad.weights + 4 * e);
   }
 }
 
