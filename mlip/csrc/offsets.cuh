@@ -34,7 +34,10 @@ inline Buffer<int32_t> checked_offsets(const abi::Tensor& offsets, int64_t num_a
 }
 template <class Real>
 void mark_where_wrong(const Buffer<int32_t>& wrong, Real* values, int64_t count, cudaStream_t stream) {
-  launch(mark_wrong<Real>, dim3(256), 256, stream, wrong.data(), values, count);
+  constexpr int threads = 256;
+  constexpr int64_t most_blocks = 256;
+  const dim3 blocks = blocks_for(std::min(count, most_blocks * threads), threads);
+  launch(mark_wrong<Real>, blocks, threads, stream, wrong.data(), values, count);
 }
 
 // A block for each atom and each `threads` of n numbers.
