@@ -10,9 +10,11 @@ from e3nn import o3
 from torch import Tensor
 
 from mlip import ops
+from mlip.models import MACE
 from mlip.nn.irreps import spherical_irreps, wigner_3j
 from mlip.nn.product_basis import polynomial
 from mlip.ops.message import message_paths
+from mlip.potential import Potential
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 #: The operators, without those that only are derivatives.
@@ -29,6 +31,17 @@ OPERATORS = (
 DEGREES = [(hidden, harmonics) for hidden in range(3) for harmonics in range(max(1, hidden), 4)]
 KNOTS = 9
 Call = tuple[str, tuple[Any, ...]]
+MODELS: dict[str, dict[str, Any]] = {
+    "scalars": {"hidden_irreps": "16x0e"},
+    "vectors": {"hidden_irreps": "32x0e+32x1o"},
+    "density": {
+        "hidden_irreps": "16x0e+16x1o",
+        "interaction_first": "density",
+        "interaction": "density_residual",
+        "distance_transform": "Agnesi",
+        "pair_repulsion": True,
+    },
+}
 
 
 class Random:
@@ -173,3 +186,10 @@ def assert_same(name: str, found: Any, expected: Any) -> None:
             assert torch.equal(a.isnan(), b.isnan()), (name, k)
             scale = float(b.abs().nan_to_num().max())
             assert float((a - b).abs().nan_to_num().max()) <= TOLERANCE[b.dtype] * scale, (name, k)
+
+
+def potential(**options: Any) -> Potential:
+    torch.manual_seed(2)
+    options = {"l_max": 3, "correlation": 3, "radial_mlp": (16, 16), "avg_num_neighbors": 9.0} | options
+    made = Potential(MACE((6, 8, 14), 4.5, **options), {6: -60.0, 8: -80.0, 14: -140.0}, scale=0.8, shift=0.1)
+    return made.requires_grad_(False)

@@ -11,10 +11,17 @@ import subprocess
 from pathlib import Path
 
 import cuda_cases
+import pretend_device
 import pytest
 import torch
+from ase.build import bulk
+from torch import Tensor
 
 from mlip import _extension
+from mlip.convert import atoms_to_graph
+from mlip.graph import AtomGraph
+from mlip.models import MACE
+from mlip.ops import dispatch
 
 HERE = Path(__file__).parent
 SOURCES = HERE.parent / "mlip" / "csrc"
@@ -102,3 +109,53 @@ def test_wrong_arguments_are_refused(emulated: torch.library.Library) -> None:
     coefficients = torch.zeros(1, 1, deep.n_terms, 16)
     with pytest.raises(ValueError, match="up to 4 factors"):
         operators.symmetric_contraction(features, torch.zeros(2, dtype=torch.int64), coefficients, deep.table, 1)
+
+
+@pytest.fixture
+def device(emulated: torch.library.Library, monkeypatch: pytest.MonkeyPatch) -> pretend_device.PretendDevice:
+    """A device whose operators are the emulated ones."""
+
+    def runs(operator: str, tensors: tuple[Tensor, ...]) -> bool:
+        return operator in cuda_cases.OPERATORS and all(t.device == pretend_device.DEVICE for t in tensors)
+
+    monkeypatch.setattr(dispatch, "_runs_on_cuda", runs)
+    monkeypatch.setattr(torch, "tensor", pretend_device.tensor)
+    monkeypatch.setattr(torch.__future__, "_overwrite_module_params_on_conversion", True)
+    return pretend_device.PretendDevice()
+
+
+def derivatives(model: MACE, graph: AtomGraph, radial: str, trained: bool) -> list[Tensor]:
+    """Energies of atoms and gradients of positions and cells; of a force loss also by the parameters."""
+    evaluate = model.compiled(radial, trained=trained)
+    assert evaluate is not None
+    inputs = [graph.positions.detach().requires_grad_(True), graph.cell.detach().requires_grad_(True)]
+    energy = evaluate(graph._replace(positions=inputs[0], cell=inputs[1]), 0).energy
+    first = torch.autograd.grad(energy.sum(), inputs, create_graph=trained)
+    if not trained:
+        return [energy, *first]
+    loss = first[0].square().sum() + energy.square().sum()
+    parameters = [inputs[0], *model.parameters()]
+    second = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return [energy, *first, *[g for g in second if g is not None]]
+
+
+@pytest.mark.parametrize(("radial", "trained"), [("table", False), ("exact", False), ("exact", True)])
+@pytest.mark.parametrize("name", cuda_cases.MODELS)
+def test_models_equal_those_of_the_cpu(
+    device: pretend_device.PretendDevice, name: str, radial: str, trained: bool
+) -> None:
+    """Whole models on a device whose tensors can't be mixed with others."""
+    model = cuda_cases.potential(**cuda_cases.MODELS[name]).to(torch.float64).model.requires_grad_(trained)
+    crystal = bulk("SiC", "zincblende", a=4.4)
+    crystal.positions[1] += (0.1, 0.05, -0.07)
+    graph = atoms_to_graph([crystal, bulk("Si")], model.cutoff)
+    expected = derivatives(model, graph, radial, trained)
+    with device:
+        moved = AtomGraph(*[t.to(pretend_device.DEVICE) for t in graph])
+        found = derivatives(model.to(pretend_device.DEVICE), moved, radial, trained)
+    assert device.called["symmetric_contraction"] > 0
+    assert device.called["message_interpolated" if radial == "table" else "message_exact"] > 0
+    for a, b in zip(found, expected, strict=True):
+        assert isinstance(a, pretend_device.DeviceTensor)
+        b = b.detach()
+        assert float((a.inner.detach() - b).abs().max()) <= 1e-12 * max(1.0, float(b.abs().max()))
