@@ -24,8 +24,10 @@ RADIALS = ("exact", "table")
 #: functions by the precision, and what a table may add.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
 TABLE_TOLERANCE = 1e-6
-#: Of the gradients of a force loss by positions and parameters, relative to the largest.
+#: Of the gradients of a force loss, relative to the largest: by positions and parameters with exact radial functions,
+#: by parameters alone with a table, whose second derivatives by distances are rough.
 TRAINING_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-2}
+TABLE_TRAINING_TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-2}
 
 
 def chosen_backend(backend: str | None) -> str:
@@ -77,12 +79,12 @@ class _Kept(NamedTuple):
 
 
 class _Learning(NamedTuple):
-    """Whether the compiled operators train a model."""
+    """With which radial functions the compiled operators train a model, if they do."""
 
     model: EnergyModel
     dtype: torch.dtype
     device: torch.device
-    agrees: bool
+    radial: str | None
 
 
 class Acceleration:
@@ -105,20 +107,29 @@ class Acceleration:
         self.backend, self.radial = backend, radial
         self._kept: _Kept | None = None
         self._learning: _Learning | None = None
+        self._exact: Acceleration | None = None
+
+    def exact(self) -> Acceleration:
+        """The same with exact radial functions: second derivatives of tables are rough."""
+        if self.radial == "exact":
+            return self
+        if self._exact is None:
+            self._exact = Acceleration(self.backend, "exact")
+        return self._exact
 
     def forget(self) -> None:
         """Make the evaluator anew at the next evaluation: after changes through `parameter.data`, which leave no trace.
 
         All other changes of a model are noticed.
         """
-        self._kept = self._learning = None
+        self._kept = self._learning = self._exact = None
 
     def __getstate__(self) -> dict[str, object]:
         """Copies and pickles make their own evaluator."""
         return {"backend": self.backend, "radial": self.radial}
 
     def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__.update(state, _kept=None, _learning=None)
+        self.__dict__.update(state, _kept=None, _learning=None, _exact=None)
 
     def radial_functions(self, model: EnergyModel) -> str:
         """ "exact" or "table", as the evaluator of `model` takes them."""
@@ -151,7 +162,8 @@ class Acceleration:
     def trainer(self, model: EnergyModel) -> Evaluator:
         """What gives the energies of `model` with all derivatives up to the second, by its parameters too.
 
-        It is made of the present parameters: ask again after each step of an optimizer.
+        It is made of the present parameters: ask again after each step of an optimizer. With a table, which large
+        batches are trained with, second derivatives by positions alone are rough: see `exact`.
         """
         first = next(model.parameters())
         if chosen_backend(self.backend) == "reference" or in_forward_mode() or first.is_inference():
@@ -160,22 +172,20 @@ class Acceleration:
         if learning is None or learning[:3] != (model, first.dtype, first.device):
             learning = _Learning(model, first.dtype, first.device, self._learns(model))
             self._learning = learning
-        return (model.compiled("exact", trained=True) if learning.agrees else None) or model
+        return (model.compiled(learning.radial, trained=True) if learning.radial else None) or model
 
-    def _learns(self, model: EnergyModel) -> bool:
-        """Whether the derivatives that training needs are those of plain torch."""
-        if model.compiled("exact", trained=True) is None:
-            return False
-        tolerance = TRAINING_TOLERANCE[model.dtype]
-        for atoms in probes(model):
-            deviation = np.max([gradient_disagreement(model, atoms, head) for head in range(len(model.heads))])
-            if not deviation <= tolerance:
-                _warn(atoms, f"{deviation:.1e} of the largest gradient of a force loss, allowed {tolerance:.0e}")
-                return False
-        return True
+    def _learns(self, model: EnergyModel) -> str | None:
+        """The radial functions with which the derivatives that training needs are those of plain torch; None: none."""
+        if not _trains(model, "exact", TRAINING_TOLERANCE[model.dtype]):
+            return None
+        tables = self._radial_of(model) == "table"
+        return "either" if tables and _trains(model, "table", TABLE_TRAINING_TOLERANCE[model.dtype]) else "exact"
+
+    def _radial_of(self, model: EnergyModel) -> str:
+        return self.radial or ("table" if model.dtype == torch.float32 else "exact")
 
     def _verified(self, model: EnergyModel) -> Evaluator | None:
-        radial = self.radial or ("table" if model.dtype == torch.float32 else "exact")
+        radial = self._radial_of(model)
         with torch.no_grad():
             fast = model.compiled(radial)
         if fast is None:
@@ -187,6 +197,18 @@ class Acceleration:
                 _warn(atoms, f"{deviation:.1e} of the largest force, allowed {tolerance:.0e}")
                 return None
         return fast
+
+
+def _trains(model: EnergyModel, radial: str, tolerance: float) -> bool:
+    """Whether the compiled operators give the gradients of plain torch."""
+    if model.compiled(radial, trained=True) is None:
+        return False
+    for atoms in probes(model):
+        deviation = np.max([gradient_disagreement(model, radial, atoms, head) for head in range(len(model.heads))])
+        if not deviation <= tolerance:
+            _warn(atoms, f"{deviation:.1e} of the largest gradient of a force loss, allowed {tolerance:.0e}")
+            return False
+    return True
 
 
 def _warn(atoms: Atoms, deviation: str) -> None:
@@ -229,14 +251,15 @@ def _energies_and_forces(evaluate: Evaluator, graph: AtomGraph, head: int) -> tu
     return energy.detach().double(), gradient.double()
 
 
-def gradient_disagreement(model: EnergyModel, atoms: Atoms, head: int) -> float:
-    """Largest difference of the gradients of Σ F² + Σ E² by positions and parameters, relative to the largest one."""
-    fast = model.compiled("exact", trained=True)
+def gradient_disagreement(model: EnergyModel, radial: str, atoms: Atoms, head: int) -> float:
+    """Largest difference of the gradients of Σ F² + Σ E² by parameters and, if exact, positions, to the largest one."""
+    fast = model.compiled(radial, trained=True)
     assert fast is not None
     graph = atoms_to_graph(atoms, model.cutoff, device=next(model.parameters()).device)
     expected, got = (_loss_gradients(evaluate, graph, head, list(model.parameters())) for evaluate in (model, fast))
     scale = max(float(tensor.abs().max()) for tensor in expected)
-    return float(np.max([(a - b).abs().max() for a, b in zip(expected, got, strict=True)])) / scale
+    pairs = list(zip(expected, got, strict=True))[0 if radial == "exact" else 1 :]
+    return float(np.max([(a - b).abs().max() for a, b in pairs], initial=0.0)) / scale
 
 
 def _loss_gradients(evaluate: Evaluator, graph: AtomGraph, head: int, parameters: list[Tensor]) -> list[Tensor]:

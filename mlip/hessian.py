@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import TYPE_CHECKING
 
 import torch
@@ -35,11 +36,13 @@ def hessian(
     count = len(graph.numbers)
     rows = _rows(count, indices)
     copies = max(1, min(len(rows), BLOCK.get(graph.positions.device.type, BLOCK["cpu"]) // max(1, count)))
+    smooth = copy(potential)  # of tables the second derivatives are rough
+    smooth.acceleration = potential.acceleration.exact()
     with torch.inference_mode(False), torch.enable_grad():
         result = torch.zeros(len(rows), count, 3, dtype=torch.float64, device=graph.positions.device)
         batch = collate([AtomGraph(*(t.clone() for t in graph.to(dtype=torch.float64)))] * copies)
         positions = batch.positions.detach().requires_grad_(True)
-        forces = potential(batch._replace(positions=positions), stress=False, training=True).forces
+        forces = smooth(batch._replace(positions=positions), stress=False, training=True).forces
         needed = rows if forces.requires_grad else rows[:0]  # else nothing depends on the positions
         for start in range(0, len(needed), copies):
             block = rows[start : start + copies]

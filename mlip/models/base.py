@@ -73,8 +73,8 @@ class EnergyModel(nn.Module, ABC):
         """The same network by compiled operators, with its present parameters.
 
         Args:
-            radial: radial functions "exact" or interpolated in a "table".
-            trained: with derivatives by the parameters, and of second order; `radial` is "exact".
+            radial: radial functions "exact" or interpolated in a "table"; in training "either", whichever costs less.
+            trained: with derivatives by the parameters, and of second order.
 
         Returns:
             None where there are no compiled operators for this network, this dtype or this device.

@@ -8,10 +8,12 @@ from torch import Tensor
 from mlip import ops
 from mlip.models.compiled_maps import ChannelMap, in_precision
 from mlip.models.compiled_message import CompiledMessage, Interpolation, Pairs
+from mlip.models.compiled_radial import RadialInputs
 from mlip.models.mace_layer import Layer, NonLinearInteraction
 from mlip.nn.activation import sigmoid, silu
 from mlip.nn.irreps import Irreps
 from mlip.nn.message import Edges
+from mlip.ops.tape import Run, directly
 
 
 class CompiledLayer:
@@ -23,9 +25,10 @@ class CompiledLayer:
         layer: the layer in float64.
         elements: features (1, Z, C) before the first layer, which depend on the elements only; None for the others.
         dtype: of the evaluation.
+        trained: whether the parameters change at every step: products of them must cost little.
     """
 
-    def __init__(self, layer: Layer, elements: Tensor | None, dtype: torch.dtype) -> None:
+    def __init__(self, layer: Layer, elements: Tensor | None, dtype: torch.dtype, trained: bool) -> None:
         interaction = layer.interaction
         dims, dims_message = _dims(layer.before.irreps), _dims(layer.options.message_irreps)
         up = ChannelMap.of(interaction.up, dims)
@@ -36,52 +39,71 @@ class CompiledLayer:
             self.gate = CompiledGate(interaction, up, elements, dtype)
         elif interaction.density is None:
             norm = 1 / interaction.avg_num_neighbors
-        self.message = CompiledMessage(interaction.message, up, norm, elements, dtype)
+        # The density, which divides the message, is one number per atom: it may come after the map of the message.
+        then = None if layer.residual else skip
+        self.message = CompiledMessage(interaction.message, up, norm, then, elements, dtype, trained)
         self.density = None if interaction.density is None else in_precision(interaction.density, dtype)
-        self.needs_edges = self.density is not None
+        self.needs_inputs = self.density is not None
         self.channels = layer.after.channels
         self.residual, self.agnostic_product = layer.residual, layer.agnostic_product
-        self.skip = skip.to(dtype)
+        self.skip = skip.to(dtype) if self.residual else None
         self.product = ChannelMap.of(layer.product, _dims(layer.after.irreps)).to(dtype)
         self.program, self.coefficients = _polynomials(layer, dtype)
         if elements is not None and self.residual:
-            every = torch.arange(elements.shape[1], device=elements.device)
-            self.element_skip = ops.pad_channels(skip(elements, every), dtype, 2).to(dtype)
+            self.element_skip = ops.pad_channels(skip.of_elements(elements), dtype, 2).to(dtype)
 
-    def __call__(self, x: Tensor | None, pairs: Pairs, place: Interpolation | None, edges: Edges | None) -> Tensor:
+    def __call__(
+        self, run: Run, x: Tensor | None, pairs: Pairs, place: Interpolation | None, inputs: RadialInputs | None
+    ) -> Tensor:
         """Features (D, N, C) before the layer, None before the first, to those after it.
 
         Args:
+            run: calls the operators.
             x: features.
             pairs: the pairs.
             place: radial functions of this layer from a table; None: exact ones.
-            edges: basis functions; a layer with a table needs them only if `needs_edges`.
+            inputs: of the exact radial functions; a layer with a table needs them only if `needs_inputs`.
         """
-        features = None if edges is None else edges.radial
+        features = None
         if self.gate is not None:
-            assert edges is not None
-            features = self.gate.pair(edges, pairs.species)
-        message = self.message(x, pairs, place, features, None if edges is None else edges.envelope)
+            assert inputs is not None
+            features = run(self.gate.pair_features, inputs.basis()[0], pairs.ends, pairs.species)
+        activations = None
+        if place is None:
+            assert inputs is not None
+            activations = self.message.hidden(inputs, features)
+        message = self.message(run, x, pairs, place, activations)
         if self.density is not None:
-            assert features is not None and edges is not None
-            density = self.density(features, edges, len(pairs.species))
+            assert inputs is not None
+            basis, envelope = inputs.basis()
+            edges = (basis if features is None else features, envelope, pairs.ends, len(pairs.species))
+            density = run(self._density, *edges)
             if self.gate is None:
-                message = message / (density + 1)
+                message = run(_normalized, message, density)
             else:
-                message = self.gate(x, message, density, pairs.species)
-        return self._update(x, message, pairs.species)
+                message = run(self.gate, message, density, x, pairs.species)
+        return self._update(run, x, message, pairs.species)
 
-    def _update(self, x: Tensor | None, message: Tensor, species: Tensor) -> Tensor:
+    def _density(self, features: Tensor, envelope: Tensor | None, edge_index: Tensor, num_atoms: int) -> Tensor:
+        assert self.density is not None
+        return self.density(features, Edges(edge_index, features, features, envelope), num_atoms)
+
+    def _update(self, run: Run, x: Tensor | None, message: Tensor, species: Tensor) -> Tensor:
         """Product and skip connection."""
-        if not self.residual:
-            message = self.skip(message, species)
         kinds = torch.zeros_like(species) if self.agnostic_product else species
-        out = self.product(ops.symmetric_contraction(message, kinds, self.coefficients, self.program))
-        if not self.residual:
+        products = run(ops.symmetric_contraction, message, kinds, self.coefficients, self.program)
+        out = self.product(run, products)
+        if self.skip is None:
             return out
         if x is None:
-            return out + self.element_skip.index_select(1, species)
-        return out + self.skip(x, species)
+            kept = self.element_skip.index_select(1, species)
+        else:
+            kept = self.skip(run, x, species)
+        return run(torch.add, out, kept)
+
+
+def _normalized(message: Tensor, density: Tensor) -> Tensor:
+    return message / (density + 1)
 
 
 class CompiledGate:
@@ -97,14 +119,18 @@ class CompiledGate:
         self.alpha, self.beta = interaction.alpha.to(dtype), interaction.beta.to(dtype)
         self.mix = ChannelMap.of(interaction.mix, [1, *self.dims]).to(dtype)
         if elements is not None:
-            self.element_residual = ops.pad_channels(residual(elements), dtype, 2).to(dtype)
+            self.element_residual = ops.pad_channels(residual.of_elements(elements), dtype, 2).to(dtype)
 
-    def __call__(self, x: Tensor | None, message: Tensor, density: Tensor, species: Tensor) -> Tensor:
-        own = self.element_residual.index_select(1, species) if x is None else self.residual(x)
+    def pair_features(self, basis: Tensor, edge_index: Tensor, species: Tensor) -> Tensor:
+        """What enters the radial network, (E, n + 2 C)."""
+        return self.pair(Edges(edge_index, basis, basis, None), species)
+
+    def __call__(self, message: Tensor, density: Tensor, x: Tensor | None, species: Tensor) -> Tensor:
+        own = self.element_residual.index_select(1, species) if x is None else self.residual(directly, x)
         message = message / (density * self.beta + self.alpha) + own
         scalars, gates, *blocks = message.split([1, self.n_gates, *self.dims])
         gated = [block * gate for block, gate in zip(blocks, sigmoid(gates).split(1), strict=True)]
-        return self.mix.of_blocks([silu(scalars), *gated])
+        return self.mix(directly, torch.cat([silu(scalars), *gated]))
 
 
 def _dims(irreps: Irreps) -> list[int]:

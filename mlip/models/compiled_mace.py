@@ -6,6 +6,7 @@ In exact arithmetic the numbers are those of `MACE.forward`.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import TYPE_CHECKING, cast
 
@@ -17,9 +18,12 @@ from mlip.graph import AtomGraph
 from mlip.models.base import AtomOutputs, Evaluator
 from mlip.models.compiled_layer import CompiledLayer
 from mlip.models.compiled_message import Interpolation, Pairs
+from mlip.models.compiled_radial import RadialInputs
+from mlip.models.compiled_readout import CompiledReadout
 from mlip.models.mace_layer import Layer
 from mlip.models.radial_tables import RadialTables
-from mlip.nn.message import Edges
+from mlip.nn.readout import Readout
+from mlip.ops.tape import Pullback, Run, cast_to, directly, rule_of, taped
 
 if TYPE_CHECKING:
     from mlip.models.mace import MACE
@@ -43,48 +47,94 @@ class CompiledMACE:
 
     Args:
         model: the network.
-        radial: "exact" or "table".
-        trained: derivatives by the parameters go to those of `model` (then `radial` is "exact").
+        radial: "exact", "table", or "either": in training, a table where there are many more pairs than knots.
+        trained: derivatives by the parameters go to those of `model`.
     """
 
     def __init__(self, model: MACE, radial: str, trained: bool) -> None:
-        self.model = model
+        self.model, self.trained = model, trained
         # Products of parameters are made in float64 where that costs nothing at each evaluation.
         double = model if trained else deepcopy(model).double().requires_grad_(False)
         elements = (double.embedding / math.sqrt(len(model.elements))).unsqueeze(0)
         self.layers = [
-            CompiledLayer(layer, None if t else elements, model.dtype) for t, layer in enumerate(layers_of(double))
+            CompiledLayer(layer, None if t else elements, model.dtype, trained)
+            for t, layer in enumerate(layers_of(double))
+        ]
+        self.readouts = [
+            CompiledReadout(readout, model.dtype, trained) for readout in cast("list[Readout]", list(double.readouts))
         ]
         # Radial functions of the gated kind depend on embeddings of both elements.
-        tabulated = radial == "table" and not any(layer.nonlinear for layer in layers_of(double))
-        self.tables = RadialTables(double, layers_of(double), model.dtype) if tabulated else None
+        tabulated = radial != "exact" and not any(layer.nonlinear for layer in layers_of(double))
+        self.tables = RadialTables(double, layers_of(double), model.dtype, trained) if tabulated else None
+        self.either = radial == "either"
         self.radial_functions = "table" if tabulated else "exact"
 
     def __call__(self, graph: AtomGraph, head: int = 0) -> AtomOutputs:
-        model, dtype = self.model, self.model.dtype
         if graph.edge_index.shape[1] == 0:  # only lone atoms, or none
-            return model(graph, head)
+            return self.model(graph, head)
         graph = graph._replace(edge_index=graph.edge_index.contiguous())
+        if self.trained:
+            return AtomOutputs(*self._evaluate(directly, graph.positions, graph.cell, graph, head))
+        if not torch.is_grad_enabled() or not (graph.positions.requires_grad or graph.cell.requires_grad):
+            with torch.no_grad():
+                return AtomOutputs(*self._evaluate(directly, graph.positions, graph.cell, graph, head))
+
+        def evaluate(run: Run, positions: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+            return self._evaluate(run, positions, cell, graph, head)
+
+        return AtomOutputs(*taped(evaluate, graph.positions, graph.cell))
+
+    def _evaluate(
+        self, run: Run, positions: Tensor, cell: Tensor, graph: AtomGraph, head: int
+    ) -> tuple[Tensor, Tensor]:
+        """Energies (N,) and features (N, F)."""
+        model, dtype = self.model, self.model.dtype
         species = model.species(graph.numbers)
         center, neighbor = graph.edge_index
-        vectors = ops.edge_vectors(graph.positions, graph.cell, graph.edge_index, graph.edge_shift, graph.batch)
-        harmonics, distance = ops.spherical_harmonics(vectors, model.l_max)
-        harmonics = harmonics.to(dtype)
-        pairs = Pairs(neighbor, ops.row_offsets(center, len(species)), harmonics, species, species.unique())
+        vectors = run(ops.edge_vectors, positions, cell, graph.edge_index, graph.edge_shift, graph.batch)
+        harmonics, distance = run(ops.spherical_harmonics, vectors, model.l_max)
+        harmonics = run(cast_to, harmonics, dtype)
+        couplings: dict[ops.MessageProgram, Tensor] = {}
+        for layer in self.layers:
+            if layer.message.program not in couplings:
+                couplings[layer.message.program] = layer.message.couple(run, harmonics)
+        offsets = ops.row_offsets(center, len(species))
+        pairs = Pairs(graph.edge_index, neighbor, offsets, harmonics, species, species.unique(), couplings)
         of_pair = species[graph.edge_index]
-        energy = torch.zeros(len(species), dtype=torch.float64, device=species.device)
+        energy: Tensor | None = None
         if model.repulsion is not None:
-            energy = energy + model.repulsion(distance, of_pair, center, len(species))
+            energy = run(model.repulsion, distance, of_pair, center, len(species))
         # In float64: a distance rounded to float32 may be a thousandth of an interval off.
-        place = None if self.tables is None else self.tables.place(distance, of_pair, pairs.present)
-        edges = None
-        if place is None or any(layer.needs_edges for layer in self.layers):
-            edges = Edges(graph.edge_index, harmonics, *model.radial(distance.to(dtype), of_pair))
+        place = None
+        if self.tables and (not self.either or self.tables.worthwhile(len(distance), pairs.present)):
+            place = self.tables.place(run, distance, of_pair, pairs.present)
+        inputs = RadialInputs(run, model.radial, distance, of_pair, dtype)
         x: Tensor | None = None
         features = []
         for t, layer in enumerate(self.layers):
-            x = layer(x, pairs, place and Interpolation(place.weights, place.knot, place.tables[t]), edges)
-            features.append(x[model.scalars[t], :, : layer.channels])
-        for readout, invariants in zip(model.readouts, features[-len(model.readouts) :], strict=True):
-            energy = energy + readout(invariants, head)
-        return AtomOutputs(energy=energy, features=torch.cat(features, dim=1))
+            x = layer(run, x, pairs, place and Interpolation(place.weights, place.knot, place.tables[t]), inputs)
+            features.append(run(invariants_of, x, model.scalars[t], layer.channels))
+        for readout, invariants in zip(self.readouts, features[-len(self.readouts) :], strict=True):
+            term = run(cast_to, readout(run, invariants, head), torch.float64)
+            energy = term if energy is None else run(torch.add, energy, term)
+        assert energy is not None
+        return energy, torch.cat(features, dim=1)
+
+
+def invariants_of(x: Tensor, component: int, channels: int) -> Tensor:
+    """Scalars (N, C) among features (D, N, padded C)."""
+    return x[component, :, :channels]
+
+
+@rule_of(invariants_of)
+def _invariants_of(needed: Sequence[bool], x: Tensor, component: int, channels: int) -> tuple[Tensor, Pullback]:
+    shape = x.shape
+
+    def pullback(g: Tensor) -> Sequence[Tensor]:
+        if shape == (1, *g.shape):
+            return (g.unsqueeze(0),)
+        whole = g.new_zeros(shape)
+        whole[component, :, :channels] = g
+        return (whole,)
+
+    return invariants_of(x, component, channels), pullback

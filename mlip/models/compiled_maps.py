@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from mlip import ops
 from mlip.nn.irreps import ElementLinear, IrrepsLinear
+from mlip.ops.tape import Run
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -20,11 +21,27 @@ def in_precision(module: M, dtype: torch.dtype) -> M:
     return module if next(module.parameters()).dtype == dtype else deepcopy(module).to(dtype)
 
 
+class CompiledMap(NamedTuple):
+    """A `ChannelMap` as `ops.irreps_linear` takes it."""
+
+    weight: Tensor  # (1 or Z, numbers of all matrices)
+    dims_in: list[int]
+    channels_in: list[int]
+    sources: list[int]
+    dims_out: list[int]
+
+    def __call__(self, run: Run, x: Tensor, species: Tensor | None = None) -> Tensor:
+        """Irreps one after the other, (D, N, C), to (D_out, N, C_out); with element indices (N,) if it has any."""
+        out: Tensor = run(ops.irreps_linear, x, *self, species if len(self.weight) > 1 else None)
+        return out
+
+
 class ChannelMap:
     """Mixes the channels of each irrep by one matrix, or by one of the atom's element; what has none is zero.
 
     Args:
         dims_in: components of the irreps before.
+        channels_in: channels of each of these.
         dims_out: components of the irreps after.
         sources: for each of these, which of those before it is made of; None: it is zero.
         matrices: (C, C_out) or, by element, (Z, C, C_out), of those that have a source.
@@ -33,56 +50,59 @@ class ChannelMap:
     def __init__(
         self,
         dims_in: Sequence[int],
+        channels_in: Sequence[int],
         dims_out: Sequence[int],
         sources: Sequence[int | None],
         matrices: Sequence[Tensor],
     ) -> None:
-        self.dims_in, self.dims_out, self.sources, self.matrices = list(dims_in), list(dims_out), sources, matrices
-        given = iter(matrices)
-        self._parts = [
-            (dim, source, None if source is None else next(given))
-            for dim, source in zip(dims_out, sources, strict=True)
-        ]
+        self.dims_in, self.channels_in = list(dims_in), list(channels_in)
+        self.dims_out, self.sources, self.matrices = list(dims_out), list(sources), list(matrices)
 
     @classmethod
     def of(cls, module: IrrepsLinear | ElementLinear, dims_in: Sequence[int]) -> ChannelMap:
         """The map of a module."""
         starts = [sum(dims_in[:k]) for k in range(len(dims_in))]
         sources = [None if where is None else starts.index(where.start) for _, where in module.blocks]
-        return cls(dims_in, [dim for dim, _ in module.blocks], sources, [w * module.norm for w in module.weights])
+        matrices = [w * module.norm for w in module.weights]
+        channels = [matrices[0].shape[-2]] * len(dims_in)
+        return cls(dims_in, channels, [dim for dim, _ in module.blocks], sources, matrices)
 
     def after(self, first: ChannelMap) -> ChannelMap:
         """`first`, then this, as one map."""
+        of_first = iter(first.matrices)
+        before = [None if source is None else (source, next(of_first)) for source in first.sources]
+        mine = iter(self.matrices)
         sources, matrices = [], []
-        for _, source, matrix in self._parts:
-            _, origin, before = (0, None, None) if source is None else first._parts[source]
-            sources.append(origin)
-            if matrix is not None and before is not None:
-                matrices.append(before @ matrix)
-        return ChannelMap(first.dims_in, self.dims_out, sources, matrices)
+        for source in self.sources:
+            matrix = None if source is None else next(mine)
+            origin = None if source is None else before[source]
+            sources.append(None if origin is None else origin[0])
+            if matrix is not None and origin is not None:
+                matrices.append(origin[1] @ matrix)
+        return ChannelMap(first.dims_in, first.channels_in, self.dims_out, sources, matrices)
 
-    def to(self, dtype: torch.dtype) -> ChannelMap:
-        """In this precision, with zeros for channels up to whole blocks of the operators."""
-        matrices = [ops.pad_channels(matrix, dtype, -2, -1).to(dtype).contiguous() for matrix in self.matrices]
-        return self.with_matrices(matrices)
+    def of_elements(self, features: Tensor) -> Tensor:
+        """Features (D, Z, C) of all elements to (D_out, Z, C_out), in plain torch."""
+        blocks, matrices = features.split(self.dims_in), iter(self.matrices)
+        zero = features.new_zeros(features.shape[1], self.matrices[0].shape[-1])
+        parts = [
+            zero.expand(dim, *zero.shape)
+            if source is None
+            else (blocks[source].unsqueeze(2) @ next(matrices)).squeeze(2)
+            for dim, source in zip(self.dims_out, self.sources, strict=True)
+        ]
+        return torch.cat(parts)
 
     def with_matrices(self, matrices: Sequence[Tensor]) -> ChannelMap:
         """The same map by other matrices."""
-        return ChannelMap(self.dims_in, self.dims_out, self.sources, matrices)
+        return ChannelMap(self.dims_in, self.channels_in, self.dims_out, self.sources, matrices)
 
-    def __call__(self, x: Tensor, species: Tensor | None = None) -> Tensor:
-        """Features (D, N, C) and, for matrices of elements, element indices (N,), to (D_out, N, C_out)."""
-        return self.of_blocks(x.split(self.dims_in), species)
-
-    def of_blocks(self, blocks: Sequence[Tensor], species: Tensor | None = None) -> Tensor:
-        """As `__call__`, of features that are split by irreps."""
-        parts = []
-        for dim, source, matrix in self._parts:
-            if source is None or matrix is None:
-                parts.append(blocks[0].new_zeros(dim, blocks[0].shape[1], self.matrices[0].shape[-1]))
-            elif matrix.dim() == 2:
-                parts.append(ops.matmul(blocks[source], matrix))
-            else:
-                assert species is not None
-                parts.append(ops.element_linear(blocks[source], species, matrix))
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+    def to(self, dtype: torch.dtype, pad_rows: bool = True) -> CompiledMap:
+        """In this precision, with zeros for channels up to whole blocks of the operators; before the map, if asked."""
+        axes = (-2, -1) if pad_rows else (-1,)
+        matrices = [ops.pad_channels(matrix, dtype, *axes).to(dtype) for matrix in self.matrices]
+        flat = [matrix.reshape(-1, matrix.shape[-2] * matrix.shape[-1]) for matrix in matrices]
+        lanes = 64 // dtype.itemsize if pad_rows else 1
+        channels = [-(-count // lanes) * lanes for count in self.channels_in]
+        sources = [-1 if source is None else source for source in self.sources]
+        return CompiledMap(torch.cat(flat, dim=1).contiguous(), self.dims_in, channels, sources, self.dims_out)

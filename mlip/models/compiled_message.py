@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from mlip import ops
-from mlip.models.compiled_maps import ChannelMap, in_precision
-from mlip.nn.activation import SILU_GAIN
+from mlip.models.compiled_maps import ChannelMap, CompiledMap
+from mlip.models.compiled_radial import Hidden, last_matrix
 from mlip.nn.irreps import wigner_3j
 from mlip.nn.message import Message
-from mlip.nn.radial import NormalizedMLP, RadialMLP
+from mlip.ops.tape import Pullback, Run, rule_of
 
 #: Elements in a structure up to which the first layer is factored by element.
 FEW_ELEMENTS = 4
@@ -23,11 +23,13 @@ FEW_ELEMENTS = 4
 class Pairs(NamedTuple):
     """What all layers know of the pairs."""
 
+    ends: Tensor  # (2, E), center and neighbor
     neighbor: Tensor  # (E,)
     offsets: Tensor  # (N + 1,)
     harmonics: Tensor  # (E, dim_Y), of the vectors from center to neighbor
     species: Tensor  # (N,)
     present: Tensor  # (S,) the element indices that occur
+    couplings: Mapping[ops.MessageProgram, Tensor]  # (E, K) each
 
 
 class Interpolation(NamedTuple):
@@ -39,115 +41,192 @@ class Interpolation(NamedTuple):
 
 
 class CompiledMessage:
-    """A `Message` and the map `up` of the features before it, both in float64.
+    """A `Message`, the map `up` of the features before it and, of some layers, a map `then` after it, all in float64.
 
     Args:
         message: the message.
         up: what is sent.
         norm: factor of the message.
+        then: map of the message by the center's element, or None.
         elements: features (1, Z, C) before the first layer, which depend on the elements only; None for the others.
         dtype: of the evaluation.
+        trained: whether the parameters change at every step: products of them must cost little.
     """
 
     def __init__(
-        self, message: Message, up: ChannelMap, norm: float, elements: Tensor | None, dtype: torch.dtype
+        self,
+        message: Message,
+        up: ChannelMap,
+        norm: float,
+        then: ChannelMap | None,
+        elements: Tensor | None,
+        dtype: torch.dtype,
+        trained: bool,
     ) -> None:
         outputs = list(dict.fromkeys(out for out, _, _ in message.paths))
         paths = tuple((outputs.index(out), i, j) for out, i, j in message.paths)
         degrees = (tuple(ir.l for ir in irreps) for irreps in (message.irreps_in, message.harmonics, outputs))
         self.program, coupling = _program(*degrees, paths)
         self.degrees = self.program.compile_time()
-        self.coupling = coupling.to(message.mix[0].device, dtype)
+        self.coupling = None if _is_identity(coupling) else coupling.to(message.mix[0].device, dtype)
         self.hidden = Hidden(message.radial, dtype)
         # Channels of what is sent are filled up, path by path, in the radial functions and in the mixing.
         radial = last_matrix(message.radial).unflatten(1, (len(message.paths), message.channels))
-        self.radial = ops.pad_channels(radial, dtype, 2).flatten(1).to(dtype)
+        signed = radial * path_signs(message).to(radial).unsqueeze(1)
+        self.radial = ops.pad_channels(signed, dtype, 2).flatten(1).to(dtype)
         sources = [None if ir is None else outputs.index(ir) for ir in message.irreps_out]
-        mix = [weight * (n * norm) for weight, n in zip(message.mix, message.norm, strict=True)]
-        padded = [ops.pad_channels(w.unflatten(0, (-1, message.channels)), dtype, 1).flatten(0, 1) for w in mix]
-        self.mix = ChannelMap(self.program.dims_out, message.dims_out, sources, padded).to(dtype)
-        self.up = up.to(dtype)
-        self.factors: ChannelMap | None = None
+        weights = [weight * (n * norm) for weight, n in zip(message.mix, message.norm, strict=True)]
+        padded = [ops.pad_channels(w.unflatten(0, (-1, message.channels)), dtype, 1).flatten(0, 1) for w in weights]
+        channels = [
+            sum(out == k for out, _, _ in paths) * self.radial.shape[1] // len(paths) for k in range(len(outputs))
+        ]
+        mix = ChannelMap(self.program.dims_out, channels, message.dims_out, sources, padded)
+        single = len(message.paths) == len(outputs)
+        self.then = None
+        if then is not None and single and not trained:
+            mix = then.after(mix)  # as many numbers as `then` has itself
+        elif then is not None:
+            self.then = then.to(dtype)
+        self.mix, self.up = mix.to(dtype), up.to(dtype)
+        self.first: FirstMessage | None = None
         if elements is not None:
-            sent = up(elements)  # (D, Z, C)
+            sent = up.of_elements(elements)  # (D, Z, C)
             self.elements = ops.pad_channels(sent.transpose(0, 1), dtype, 2).to(dtype).contiguous()
             # While the parameters are trained, the matrices of all of many elements would cost more than they save.
-            few = elements.shape[1] <= FEW_ELEMENTS or not elements.requires_grad
-            if len(message.irreps_in) == 1 and few:
-                factors = self._factors(message, radial, sent[0], mix)
-                matrices = [ops.pad_channels(matrix, dtype, 2).to(dtype) for matrix in factors.matrices]
-                self.factors = factors.with_matrices(matrices)
+            if len(message.irreps_in) == 1 and (elements.shape[1] <= FEW_ELEMENTS or not trained):
+                self.first = FirstMessage(message, radial, sent[0], weights, then, dtype, trained)
 
-    def _factors(self, message: Message, radial: Tensor, features: Tensor, mix: list[Tensor]) -> ChannelMap:
-        """Of a first message, with one path to each irrep, what comes after sums of harmonics times activations.
-
-        Matrices (Z, h, C_out): the sum over c of radial[h, (path, c)] features[z, c] mix[c, C_out].
-        """
-        sources = self.mix.sources
-        matrices = [
-            (-1.0) ** message.harmonics[message.paths[k][2]].l
-            * torch.einsum("hc,zc,cd->zhd", radial[:, k], features, weight)
-            for k, weight in zip([k for k in sources if k is not None], mix, strict=True)
-        ]
-        of_harmonics = [None if k is None else message.paths[k][2] for k in sources]
-        return ChannelMap(message.dims_y, message.dims_out, of_harmonics, matrices)
+    def couple(self, run: Run, harmonics: Tensor) -> Tensor:
+        """Couplings (E, K) of spherical harmonics (E, D); both are the same where the features are scalars."""
+        used = leading_columns(run, harmonics, sum(self.program.dims_y))
+        out: Tensor = used if self.coupling is None else run(ops.matmul, used, self.coupling)
+        return out
 
     def __call__(
-        self,
-        x: Tensor | None,
-        pairs: Pairs,
-        place: Interpolation | None,
-        features: Tensor | None,
-        envelope: Tensor | None,
+        self, run: Run, x: Tensor | None, pairs: Pairs, place: Interpolation | None, activations: Tensor | None
     ) -> Tensor:
         """Messages (D, N, C_out).
 
         Args:
+            run: calls the operators.
             x: features (D, N, C) of the atoms; None: those of their elements.
             pairs: the pairs.
-            place: radial functions from a table; None: of the next arguments.
-            features: input (E, n) of the radial network.
-            envelope: (E, 1), if `features` do not contain it.
+            place: radial functions from a table; None: of the next argument.
+            activations: (E, h) of the radial network's last but one layer.
         """
-        if place is None:
-            assert features is not None
-            activations = self.hidden(features, envelope)
-            if x is None and self.factors is not None and len(pairs.present) <= FEW_ELEMENTS:
-                return self._factored(pairs, activations)
-        sent = self.elements[pairs.species] if x is None else self.up(x).transpose(0, 1).contiguous()
-        coupling = ops.matmul(pairs.harmonics[:, : len(self.coupling)], self.coupling)
+        if activations is not None and x is None and self.first is not None and len(pairs.present) <= FEW_ELEMENTS:
+            return self.first(run, pairs, activations)
+        sent = self.elements.index_select(0, pairs.species) if x is None else run(atom_major, self.up(run, x))
+        coupling = pairs.couplings[self.program]
         graph = (pairs.neighbor, pairs.offsets)
         if place is None:
             exact = (sent, coupling, activations, self.radial, *graph)
-            messages = (
-                ops.message_exact(*exact, *self.degrees)
+            blocks = (
+                run(ops.message_exact, *exact, *self.degrees)
                 if self.degrees
-                else ops.message_exact_general(*exact, self.program)
+                else run(ops.message_exact_general, *exact, self.program)
             )
         else:
             table = (sent, coupling, *place, *graph)
-            messages = (
-                ops.message_interpolated(*table, *self.degrees)
+            blocks = (
+                run(ops.message_interpolated, *table, *self.degrees)
                 if self.degrees
-                else ops.message_interpolated_general(*table, self.program)
+                else run(ops.message_interpolated_general, *table, self.program)
             )
-        blocks = ops.message_blocks(messages, len(sent), sent.shape[2], self.program)
-        return self.mix.of_blocks(blocks)
+        out = self.mix(run, blocks, pairs.species)
+        return out if self.then is None else self.then(run, out, pairs.species)
 
-    def _factored(self, pairs: Pairs, activations: Tensor) -> Tensor:
-        """The first message with exact radial functions: sum the edges of each neighbor's element, then mix.
 
-        The features of the neighbors depend on their elements only, so that the last matrix of the radial perceptron,
-        these features and the mixing are one matrix per element and degree.
-        """
-        assert self.factors is not None
-        present = pairs.present
+class FirstMessage:
+    """The first message with exact radial functions: sum the edges of each neighbor's element, then mix.
+
+    The features of the neighbors depend on their elements only, so that the last matrix of the radial perceptron,
+    these features and the mixing are one matrix per element and degree.
+
+    Args:
+        message: the message, with one path to each irrep.
+        radial: (h, paths, C), the last radial matrix.
+        features: (Z, C), what each element sends.
+        mix: matrices of the mixing.
+        then: as of `CompiledMessage`.
+        dtype: of the evaluation.
+        trained: as of `CompiledMessage`.
+    """
+
+    def __init__(
+        self,
+        message: Message,
+        radial: Tensor,
+        features: Tensor,
+        mix: list[Tensor],
+        then: ChannelMap | None,
+        dtype: torch.dtype,
+        trained: bool,
+    ) -> None:
+        path_to = {out: k for k, (out, _, _) in enumerate(message.paths)}
+        self._paths = [None if ir is None else path_to[ir] for ir in message.irreps_out]
+        self._message, self._radial, self._features, self._mix = message, radial, features, mix
+        self._then, self._dtype, self._trained = then, dtype, trained
+        self._maps: dict[tuple[int, ...], tuple[CompiledMap, CompiledMap | None]] = {}
+
+    def __call__(self, run: Run, pairs: Pairs, activations: Tensor) -> Tensor:
+        """Messages (D, N, C_out) from activations (E, h)."""
+        present, species = pairs.present, pairs.species
         if len(present) > 1:
-            own = (pairs.species[pairs.neighbor].unsqueeze(1) == present).to(activations.dtype)
-            activations = (own.unsqueeze(2) * activations.unsqueeze(1)).flatten(1)
-        collected = ops.neighbor_outer(pairs.harmonics[:, : len(self.coupling)], activations, pairs.offsets)
-        matrices = [matrix[present].flatten(0, 1) for matrix in self.factors.matrices]
-        return self.factors.with_matrices(matrices)(collected)
+            own = (species[pairs.neighbor].unsqueeze(1) == present).to(activations.dtype)
+            activations = run(_by_element, activations, own)
+            species = torch.searchsorted(present, species)
+        harmonics = leading_columns(run, pairs.harmonics, sum(self._message.dims_y))
+        collected = run(ops.neighbor_outer, harmonics, activations, pairs.offsets)
+        mix, then = self._of(tuple(present.tolist()))
+        out = mix(run, collected, species)
+        return out if then is None else then(run, out, species)
+
+    def _of(self, present: tuple[int, ...]) -> tuple[CompiledMap, CompiledMap | None]:
+        """The maps for structures of these elements."""
+        made = self._maps.get(present)
+        if made is None:
+            made = self._make(list(present))
+            if not self._trained:
+                self._maps = {**dict(list(self._maps.items())[-15:]), present: made}  # other threads may read it
+        return made
+
+    def _make(self, present: list[int]) -> tuple[CompiledMap, CompiledMap | None]:
+        message, features = self._message, self._features[present]
+        harmonics = [None if k is None else message.paths[k][2] for k in self._paths]
+        matrices = [
+            (-1.0) ** message.harmonics[message.paths[k][2]].l
+            * torch.einsum("hc,zc,cd->zhd", self._radial[:, k], features, weight).flatten(0, 1)
+            for k, weight in zip([k for k in self._paths if k is not None], self._mix, strict=True)
+        ]
+        units = len(present) * len(self._radial)
+        mix = ChannelMap(message.dims_y, [units] * len(message.dims_y), message.dims_out, harmonics, matrices)
+        if self._then is None:
+            return mix.to(self._dtype, pad_rows=False), None
+        then = self._then.with_matrices([matrix[present] for matrix in self._then.matrices])
+        if self._trained:
+            return mix.to(self._dtype, pad_rows=False), then.to(self._dtype)
+        return then.after(mix).to(self._dtype, pad_rows=False), None
+
+
+def leading_columns(run: Run, x: Tensor, count: int) -> Tensor:
+    """The first columns of (E, D)."""
+    return x if x.shape[1] == count else run(torch.narrow, x, 1, 0, count)
+
+
+def _by_element(activations: Tensor, own: Tensor) -> Tensor:
+    """(E, h) and one-hot (E, S) to (E, S h)."""
+    return (own.unsqueeze(2) * activations.unsqueeze(1)).flatten(1)
+
+
+def atom_major(x: Tensor) -> Tensor:
+    """Features (D, N, C) to (N, D, C)."""
+    return x.transpose(0, 1).contiguous()
+
+
+@rule_of(atom_major)
+def _atom_major(needed: Sequence[bool], x: Tensor) -> tuple[Tensor, Pullback]:
+    return atom_major(x), lambda g: (atom_major(g),)
 
 
 @lru_cache(maxsize=64)
@@ -164,37 +243,14 @@ def _program(
         coupling = ops.coupling_matrix(*at_compile_time, wigner_3j)
     else:
         coupling = program.coupling_matrix(wigner_3j)
-    # Y is taken of the vector from center to neighbor here, of the opposite one by the model.
-    signs = [(-1.0) ** degree for degree in of_harmonics for _ in range(2 * degree + 1)]
-    return program, torch.tensor(signs, dtype=torch.float64).unsqueeze(1) * coupling
+    return program, coupling
 
 
-class Hidden:
-    """The radial network without its last layer."""
-
-    def __init__(self, network: RadialMLP | NormalizedMLP, dtype: torch.dtype) -> None:
-        self.network, self.weights = None, []
-        if isinstance(network, NormalizedMLP):
-            self.network = in_precision(network, dtype)
-        else:
-            scaled = [w / math.sqrt(len(w)) for w in network.weights]
-            gains = [1.0] + [SILU_GAIN] * (len(scaled) - 1)
-            self.weights = [(w * gain).to(dtype) for w, gain in zip(scaled, gains, strict=True)][:-1]
-
-    def __call__(self, x: Tensor, envelope: Tensor | None) -> Tensor:
-        """Activations (E, h) of the input (E, n), times the envelope (E, 1)."""
-        if self.network is not None:
-            x = self.network.hidden(x)
-            x = torch.cat([x, x.new_ones(len(x), 1)], dim=1)  # the last layer has a bias
-        for weight in self.weights:
-            x = torch.nn.functional.silu(ops.matmul(x, weight))  # its gain is in the next matrix
-        return x if envelope is None else x * envelope
+def _is_identity(matrix: Tensor) -> bool:
+    square = matrix.shape[0] == matrix.shape[1]
+    return square and torch.allclose(matrix, torch.eye(len(matrix), dtype=matrix.dtype), rtol=0, atol=1e-14)
 
 
-def last_matrix(network: RadialMLP | NormalizedMLP) -> Tensor:
-    """Matrix (h, n) of the last layer of a radial network, for the activations of `Hidden`."""
-    if isinstance(network, NormalizedMLP):
-        return torch.cat([network.last.weight.T, network.last.bias.unsqueeze(0)])
-    weights = list(network.weights)
-    gain = SILU_GAIN if len(weights) > 1 else 1.0
-    return weights[-1] * (gain / math.sqrt(len(weights[-1])))
+def path_signs(message: Message) -> Tensor:
+    """Factor of each path: Y is taken of the vector from center to neighbor here, of the opposite one by the model."""
+    return torch.tensor([(-1.0) ** message.harmonics[j].l for _, _, j in message.paths], dtype=torch.float64)

@@ -3,6 +3,9 @@
 All functions of a layer depend on the distance alone, or on the distance and the two elements. They are tabulated at
 equally spaced knots from 0 to the cutoff with their derivatives, and interpolated by cubic Hermite polynomials: the
 energy is continuously differentiable, and forces are the exact derivative of the interpolated energy.
+
+In training the tables are made anew from the parameters at each step and have derivatives by them: the network is
+evaluated at the knots instead of the pairs, of which there are many more in a large batch.
 """
 
 from __future__ import annotations
@@ -13,6 +16,9 @@ import torch
 from torch import Tensor
 
 from mlip import ops
+from mlip.models.compiled_message import path_signs
+from mlip.nn.radial import RadialMLP
+from mlip.ops.tape import Run, cast_to
 
 if TYPE_CHECKING:
     from mlip.models.mace import MACE
@@ -29,6 +35,10 @@ RELEVANT = 1.0
 LARGEST_TABLE = 2**28
 #: Bytes of the tables kept for sets of elements met before.
 LARGEST_KEPT = 2**29
+#: Knots in training: forces of MACE-MP-0 are right to 1e-5 eV/Å, a thousandth of what training can reach.
+TRAINING_KNOTS = 1025
+#: Pairs for each knot from which on tables cost less than exact functions in training.
+WORTHWHILE = 2
 #: Stands for distance zero, where sin(x)/x and powers can't be evaluated.
 NEAR_ZERO = 1e-6
 
@@ -45,29 +55,34 @@ class RadialTables:
     """Tables of all layers of a model.
 
     Args:
-        model: in float64.
+        model: in float64; of any precision if trained.
         layers: its layers.
         dtype: of the tables.
+        trained: with derivatives by the parameters, and made anew each time.
     """
 
-    def __init__(self, model: MACE, layers: list[Layer], dtype: torch.dtype) -> None:
-        self.model, self.layers, self.dtype = model, layers, dtype
+    def __init__(self, model: MACE, layers: list[Layer], dtype: torch.dtype, trained: bool = False) -> None:
+        self.model, self.layers, self.dtype, self.trained = model, layers, dtype, trained
         self.by_pair = model.radial.transform is not None
-        self.knots = self._enough_knots()
+        self.knots = TRAINING_KNOTS if trained else self._enough_knots()
         self.spacing = model.cutoff / (self.knots - 1)
         self._made: dict[tuple[int, ...], list[Tensor]] = {}
 
-    def place(self, length: Tensor, pairs: Tensor, present: Tensor) -> Place | None:
+    def worthwhile(self, count: int, present: Tensor) -> bool:
+        """Whether tables for the elements `present` (S,) cost less in training than the functions of `count` pairs."""
+        return count > WORTHWHILE * self.knots * (len(present) ** 2 if self.by_pair else 1)
+
+    def place(self, run: Run, length: Tensor, pairs: Tensor, present: Tensor) -> Place | None:
         """Place of distances (E,) between elements (2, E), of `present` (S,) in the structure; None if too large."""
         elements = tuple(present.tolist()) if self.by_pair else (0,)
         tables = self._tables(elements)
         if tables is None:
             return None
-        weights, knot = ops.cubic_weights(length, self.spacing, self.knots)
+        weights, knot = run(ops.cubic_weights, length, self.spacing, self.knots)
         if self.by_pair:
             order = torch.searchsorted(present, pairs)
             knot = knot + self.knots * (order[0] * len(elements) + order[1])
-        return Place(weights.to(self.dtype), knot, tables)
+        return Place(run(cast_to, weights, self.dtype), knot, tables)
 
     def _tables(self, elements: tuple[int, ...]) -> list[Tensor] | None:
         tables = self._made.get(elements)
@@ -77,7 +92,8 @@ class RadialTables:
             if bytes_each > LARGEST_TABLE:
                 return None
             tables = [self._table(layer, elements) for layer in self.layers]
-            self._keep(elements, tables)
+            if not self.trained:
+                self._keep(elements, tables)
         return tables
 
     def _keep(self, elements: tuple[int, ...], tables: list[Tensor]) -> None:
@@ -93,32 +109,40 @@ class RadialTables:
         pairs = [(i, j) for i in elements for j in elements]
         parts = [self._at_knots(layer, pair, self.knots) for pair in pairs]
         values, slopes = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-        channels = layer.sent.channels
-        values, slopes = (
-            ops.pad_channels(t.unflatten(1, (-1, channels)), self.dtype, 2) for t in (values, slopes * self.spacing)
-        )
-        return ops.pack_table(values, slopes, self.dtype)
+        return ops.join_table(values, slopes * self.spacing).to(self.dtype)
+
+    def _arranged(self, layer: Layer) -> Tensor:
+        """The last matrix of the radial network with its columns (h, C / B, paths, B) as in a table."""
+        message = layer.interaction.message
+        assert isinstance(message.radial, RadialMLP)
+        matrix = message.radial.last(torch.float64).unflatten(1, (len(message.paths), layer.sent.channels))
+        matrix = ops.pad_channels(matrix * path_signs(message).to(matrix.device).unsqueeze(1), self.dtype, 2)
+        return ops.arrange_channels(matrix, self.dtype)
 
     def _at_knots(self, layer: Layer, pair: tuple[int, int], knots: int) -> tuple[Tensor, Tensor]:
         r = torch.linspace(0, self.model.cutoff, knots, dtype=torch.float64, device=self.model.embedding.device)
         r[0] = NEAR_ZERO
         values, slopes = self._functions(layer, pair, r)
-        values[0] -= NEAR_ZERO * slopes[0]
-        return values, slopes
+        return torch.cat([values[:1] - NEAR_ZERO * slopes[:1], values[1:]]), slopes
 
     def _functions(self, layer: Layer, pair: tuple[int, int], r: Tensor) -> tuple[Tensor, Tensor]:
-        """Radial functions (n, paths * C) and their derivatives at distances (n,)."""
+        """Radial functions (n, C / B, paths, B) and their derivatives at distances (n,), in float64."""
+        network, last = layer.interaction.message.radial, self._arranged(layer)
+        assert isinstance(network, RadialMLP)
+        (basis, tangent), envelope = self._basis(pair, r)
+        values, slopes = network.dual(basis, tangent, last.flatten(1))
+        if envelope is not None:
+            values, slopes = values * envelope[0], slopes * envelope[0] + values * envelope[1]
+        return values.unflatten(1, last.shape[1:]), slopes.unflatten(1, last.shape[1:])
+
+    def _basis(self, pair: tuple[int, int], r: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor] | None]:
+        """Basis functions (n, N) and their derivatives; the envelope (n, 1) and its derivative, if it is apart."""
         species = torch.tensor(pair, device=r.device).unsqueeze(1).expand(2, len(r))
         with torch.enable_grad():
-            # The derivative of all functions is that of a gradient by its seed; forward mode is one for all threads.
             r = r.detach().requires_grad_(True)
-            basis, envelope = self.model.radial(r, species)
-            functions = layer.interaction.message.radial(basis)
-            values = functions if envelope is None else functions * envelope
-            seed = torch.zeros_like(values, requires_grad=True)
-            (gradient,) = torch.autograd.grad(values, r, seed, create_graph=True)
-            (slopes,) = torch.autograd.grad(gradient, seed, torch.ones_like(gradient))
-        return values.detach(), slopes
+            found = [t for t in self.model.radial(r, species) if t is not None]
+            pairs = [(t.detach(), _derivative(t, r)) for t in found]
+        return pairs[0], (pairs[1] if len(pairs) > 1 else None)
 
     def _enough_knots(self) -> int:
         """The least candidate whose interpolated derivatives are right between the knots, for all layers."""
@@ -141,3 +165,9 @@ class RadialTables:
             if error <= DERIVATIVE_TOLERANCE[self.dtype]:
                 return knots
         return KNOTS[-1]
+
+
+def _derivative(functions: Tensor, r: Tensor) -> Tensor:
+    """Derivatives (n, N) of functions (n, N) of r (n,)."""
+    columns = [torch.autograd.grad(column.sum(), r, retain_graph=True)[0] for column in functions.unbind(1)]
+    return torch.stack(columns, dim=1)

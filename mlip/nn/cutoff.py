@@ -13,9 +13,21 @@ def polynomial_envelope(length: Tensor, cutoff: float | Tensor, p: int) -> Tenso
     derivatives vanish at r_c, whatever p is.
     """
     x = length / cutoff
-    power = x**p
+    power = integer_power(x, p)
     value = 1 - (p + 1) * (p + 2) / 2 * power + p * (p + 2) * power * x - p * (p + 1) / 2 * power * x * x
     return torch.where(length < cutoff, value, torch.zeros_like(value))
+
+
+def integer_power(x: Tensor, p: int) -> Tensor:
+    """x^p by products: torch's own power has other roundings at the ends of what each of its threads takes."""
+    result = None
+    while True:
+        if p % 2:
+            result = x if result is None else result * x
+        p //= 2
+        if not p:
+            return torch.ones_like(x) if result is None else result
+        x = x * x
 
 
 class PolynomialCutoff(nn.Module):

@@ -10,8 +10,9 @@ import torch
 from ase.data import covalent_radii
 from torch import Tensor, nn
 
+from mlip import ops
 from mlip.errors import InputError
-from mlip.nn.activation import silu
+from mlip.nn.activation import SILU_GAIN, silu
 from mlip.nn.constants import KeepsPrecision, double
 from mlip.nn.cutoff import PolynomialCutoff
 
@@ -200,6 +201,21 @@ class RadialMLP(nn.Module):
         """(E, sizes[0]) to (E, sizes[-1])."""
         last = self.weights[-1]
         return self.hidden(x) @ (last / math.sqrt(last.shape[0]))
+
+    def last(self, dtype: torch.dtype) -> Tensor:
+        """The matrix (sizes[-2], sizes[-1]) of the last layer, with its factor."""
+        last = list(self.weights)[-1]
+        return last.to(dtype) / math.sqrt(last.shape[0])
+
+    def dual(self, x: Tensor, tangent: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs (E, n) with another last matrix (h, n), and their derivatives along `tangent` (E, sizes[0]).
+
+        In the precision of `x`.
+        """
+        for weight in [weight.to(x.dtype) / math.sqrt(weight.shape[0]) for weight in list(self.weights)[:-1]]:
+            z, dz = ops.matmul(x, weight), ops.matmul(tangent, weight)
+            x, tangent = SILU_GAIN * ops.silu(z), SILU_GAIN * ops.silu(z, dz, 1)
+        return ops.matmul(x, last), ops.matmul(tangent, last)
 
 
 class NormalizedMLP(nn.Module):

@@ -11,7 +11,9 @@ from mlip.ops.element_linear import element_linear as element_linear
 from mlip.ops.interpolation import cubic_weights as cubic_weights
 from mlip.ops.irreps_linear import irreps_linear as irreps_linear
 from mlip.ops.matmul import matmul as matmul
+from mlip.ops.message import arrange_channels as arrange_channels
 from mlip.ops.message import coupling_matrix as coupling_matrix
+from mlip.ops.message import join_table as join_table
 from mlip.ops.message import message_blocks as message_blocks
 from mlip.ops.message import message_exact as message_exact
 from mlip.ops.message import message_interpolated as message_interpolated
@@ -20,6 +22,8 @@ from mlip.ops.message import pack_table as pack_table
 from mlip.ops.message_general import MessageProgram as MessageProgram
 from mlip.ops.message_general import message_exact_general as message_exact_general
 from mlip.ops.message_general import message_interpolated_general as message_interpolated_general
+from mlip.ops.pullbacks import suits as suits
+from mlip.ops.radial import MOST_LAYERS as MOST_LAYERS
 from mlip.ops.radial import bessel_basis as bessel_basis
 from mlip.ops.radial import radial_activations as radial_activations
 from mlip.ops.radial import rowwise_dot as rowwise_dot

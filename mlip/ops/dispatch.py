@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from functools import lru_cache
+from collections.abc import Callable
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import torch
@@ -46,6 +47,19 @@ def _runs_on_cuda(operator: str, tensors: tuple[Tensor, ...]) -> bool:
 def has_cuda_kernel(operator: str) -> bool:
     """Whether the library was built with CUDA and has this operator for it."""
     return torch._C._dispatch_has_kernel_for_dispatch_key(f"mlip::{operator}", "CUDA")
+
+
+@cache
+def raw(name: str) -> Callable[..., Any]:
+    """The CPU kernel of an operator, below autograd, whose Python takes 5 µs a call."""
+    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
+    return partial(getattr(torch.ops.mlip, name).default.redispatch, keys)
+
+
+def without_derivative(name: str, tensor: Tensor) -> Callable[..., Any]:
+    """How to call an operator that has no derivative on `tensor`: it raises where one could be asked for."""
+    operator: Callable[..., Any] = getattr(torch.ops.mlip, name).default
+    return operator if torch.is_grad_enabled() or not tensor.is_cpu else raw(name)
 
 
 def pad_channels(tensor: Tensor, dtype: torch.dtype, *axes: int) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mlip import _extension
-from mlip.ops.dispatch import register_no_derivative, runs_compiled
+from mlip.ops.dispatch import register_no_derivative, runs_compiled, without_derivative
 
 
 def distinct(distance: Tensor, transformed: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -23,7 +23,7 @@ def distinct(distance: Tensor, transformed: Tensor | None = None) -> tuple[Tenso
         return distinct_reference(distance, transformed)
     r = distance.detach().double().contiguous()
     t = r.new_empty(0) if transformed is None else transformed.detach().double().contiguous()
-    first, place = torch.ops.mlip.distinct(r, t)
+    first, place = without_derivative("distinct", r)(r, t)
     return first, place
 
 
@@ -41,7 +41,7 @@ def take_rows(x: Tensor, rows: Tensor) -> Tensor:
     """x[rows] for x (U, n) and rows (E,) int64; for inference, not differentiable."""
     if not runs_compiled(x, rows) or not x.is_floating_point():
         return x[rows]
-    return torch.ops.mlip.take_rows(x.contiguous(), rows.contiguous())
+    return without_derivative("take_rows", x)(x.contiguous(), rows.contiguous())
 
 
 if _extension.compiled:

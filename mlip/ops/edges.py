@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mlip import _extension
-from mlip.ops.dispatch import runs_compiled
+from mlip.ops.dispatch import runs_compiled, without_derivative
 
 
 def edge_vectors(positions: Tensor, cell: Tensor, edge_index: Tensor, edge_shift: Tensor, batch: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ def row_offsets(center: Tensor, size: int) -> Tensor:
             for the device, gives offsets that begin with -1 instead, with which messages are NaN.
     """
     if runs_compiled(center, cuda="row_offsets"):
-        return torch.ops.mlip.row_offsets(center.contiguous(), size)
+        return without_derivative("row_offsets", center)(center.contiguous(), size)
     if center.numel() and (bool((center[1:] < center[:-1]).any()) or int(center[0]) < 0 or int(center[-1]) >= size):
         raise ValueError(f"row_offsets: center: expected ascending numbers from 0 to {size - 1}")
     return torch.searchsorted(center.contiguous(), torch.arange(size + 1, device=center.device))

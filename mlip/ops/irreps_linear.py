@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mlip import _extension
-from mlip.ops.dispatch import runs_compiled
+from mlip.ops.dispatch import raw, runs_compiled
 from mlip.ops.multilinear import register_multilinear
 
 
@@ -43,7 +43,7 @@ def irreps_linear(
     species = None if species is None else species.contiguous()
     lists = list(dims_in), list(channels_in), list(sources), list(dims_out)
     differentiable = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    operator = _IrrepsLinear.apply if differentiable else torch.ops.mlip.irreps_linear
+    operator = _IrrepsLinear.apply if differentiable else raw("irreps_linear")
     return operator(x.contiguous(), weight.contiguous(), *lists, species)
 
 
@@ -96,7 +96,7 @@ class _IrrepsLinear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, *others: Any) -> Tensor:
         *ctx.lists, species = others
         ctx.save_for_backward(x, weight, *(() if species is None else (species,)))
-        return torch.ops.mlip.irreps_linear(x, weight, *others)
+        return raw("irreps_linear")(x, weight, *others)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

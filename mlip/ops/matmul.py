@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mlip import _extension
-from mlip.ops.dispatch import runs_compiled
+from mlip.ops.dispatch import raw, runs_compiled
 from mlip.ops.multilinear import register_multilinear
 
 
@@ -21,7 +21,7 @@ def matmul(x: Tensor, matrix: Tensor) -> Tensor:
     if not runs_compiled(x, matrix) or x.dtype != matrix.dtype or x.dim() < 2:
         return x @ matrix
     differentiable = torch.is_grad_enabled() and (x.requires_grad or matrix.requires_grad)
-    operator = _Matmul.apply if differentiable else torch.ops.mlip.matmul
+    operator = _Matmul.apply if differentiable else raw("matmul")
     return operator(x.flatten(0, -2).contiguous(), matrix.contiguous()).view(*x.shape[:-1], matrix.shape[1])
 
 
@@ -31,7 +31,7 @@ class _Matmul(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, matrix: Tensor) -> Tensor:
         ctx.save_for_backward(x, matrix)
-        return torch.ops.mlip.matmul(x, matrix)
+        return raw("matmul")(x, matrix)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:

@@ -113,12 +113,21 @@ def pack_table(values: Tensor, slopes: Tensor, dtype: torch.dtype) -> Tensor:
         the difference to the value at the next knot, which keeps its digits when values and slopes are rounded: the
         derivative of the interpolant is made of differences.
     """
-    channels = values.shape[2]
-    lanes = 64 // dtype.itemsize
+    arranged = (arrange_channels(tensor, dtype) for tensor in (values, slopes))
+    return join_table(*arranged).to(dtype)
+
+
+def arrange_channels(functions: Tensor, dtype: torch.dtype) -> Tensor:
+    """Functions (..., paths, C) as they lie in a table: (..., C / B, paths, B)."""
+    channels, lanes = functions.shape[-1], 64 // dtype.itemsize
     lanes = channels if channels % lanes else lanes
+    return functions.unflatten(-1, (channels // lanes, lanes)).movedim(-3, -2)
+
+
+def join_table(values: Tensor, slopes: Tensor) -> Tensor:
+    """The table of arranged values and slopes (knots, C / B, paths, B)."""
     differences = torch.cat([values.diff(dim=0), torch.zeros_like(values[:1])])
-    entries = torch.stack([values, slopes, differences], dim=2).unflatten(3, (channels // lanes, lanes))
-    return entries.permute(0, 3, 1, 2, 4).to(dtype).contiguous()
+    return torch.stack([values, slopes, differences], dim=3)
 
 
 def message_interpolated(
@@ -152,7 +161,7 @@ def message_interpolated(
     Returns:
         The messages of all degrees l3, (2 l3 + 1, N, paths into l3 * C) each, in one dimension: see `message_blocks`.
     """
-    if _fits("message_interpolated", x, hidden, harmonics):
+    if fits("message_interpolated", x, hidden, harmonics):
         return torch.ops.mlip.message_interpolated(
             x.contiguous(),
             coupling.contiguous(),
@@ -194,7 +203,7 @@ def message_exact(
     Returns:
         The messages of all degrees l3, (2 l3 + 1, N, paths into l3 * C) each, in one dimension: see `message_blocks`.
     """
-    if _fits("message_exact", x, hidden, harmonics):
+    if fits("message_exact", x, hidden, harmonics):
         return torch.ops.mlip.message_exact(
             x.contiguous(),
             coupling.contiguous(),
@@ -257,7 +266,7 @@ def message_reference(
     return join_blocks([torch.cat(parts, dim=2) for parts in collected])
 
 
-def _fits(operator: str, x: Tensor, hidden: int, harmonics: int) -> bool:
+def fits(operator: str, x: Tensor, hidden: int, harmonics: int) -> bool:
     """Whether the compiled kernels can do this."""
     return (
         runs_compiled(x, cuda=operator)

@@ -126,7 +126,7 @@ def message_interpolated_general(
     Returns:
         The messages of the program, (2 l3 + 1, N, paths into it * C) each, in one dimension: see `message_blocks`.
     """
-    if _fits(x):
+    if fits(x):
         tensors = (x.contiguous(), coupling.contiguous(), weights.contiguous(), table.contiguous(), knot)
         return torch.ops.mlip.message_interpolated_general(*tensors, neighbor, offsets, program.table, program.rows)
     radial = interpolated_radial(weights, knot, table)
@@ -156,7 +156,7 @@ def message_exact_general(
     Returns:
         The messages of the program, (2 l3 + 1, N, paths into it * C) each, in one dimension: see `message_blocks`.
     """
-    if _fits(x):
+    if fits(x):
         tensors = (x.contiguous(), coupling.contiguous(), activations.contiguous(), matrix.contiguous())
         return torch.ops.mlip.message_exact_general(*tensors, neighbor, offsets, program.table, program.rows)
     radial = (activations @ matrix).unflatten(1, (-1, x.shape[2]))
@@ -180,7 +180,7 @@ def message_general_reference(
     return join_blocks([torch.cat(parts, dim=2) for parts in collected])
 
 
-def _fits(x: Tensor) -> bool:
+def fits(x: Tensor) -> bool:
     """Whether the compiled kernels can do this."""
     return runs_compiled(x) and x.shape[2] > 0 and x.shape[2] * x.element_size() % 64 == 0
 

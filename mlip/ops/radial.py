@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mlip import _extension
 from mlip.errors import InputError
-from mlip.ops.dispatch import register_no_derivative, runs_compiled
+from mlip.ops.dispatch import register_no_derivative, runs_compiled, without_derivative
 
 #: Layers that `radial_activations` takes.
 MOST_LAYERS = 4
@@ -54,7 +54,7 @@ def bessel_basis(
         return bessel_basis_reference(*given_basis, apply_cutoff=apply_cutoff, dtype=dtype, transformed=transformed)
     r, *t = (x.double().contiguous() for x in given)
     t = t or [r.new_empty(0)] * 2
-    values, derivatives, envelope, slope = torch.ops.mlip.bessel_basis(
+    values, derivatives, envelope, slope = without_derivative("bessel_basis", r)(
         r, *t, frequencies.double().contiguous(), prefactor, cutoff, p, apply_cutoff, dtype == torch.float32
     )
     return (values, derivatives, None, None) if apply_cutoff else (values, derivatives, envelope, slope)
@@ -127,7 +127,7 @@ def radial_activations(
         return radial_activations_reference(basis, tangent, weights, widths, envelope)
     f, df = (basis.new_empty(0),) * 2 if envelope is None else (x.contiguous() for x in envelope)
     sizes = _checked_widths(widths)
-    activations, slopes = torch.ops.mlip.radial_activations(
+    activations, slopes = without_derivative("radial_activations", basis)(
         basis.contiguous(), tangent.contiguous(), weights, f, df, *sizes, *[0] * (MOST_LAYERS - len(sizes))
     )
     return activations, slopes
@@ -166,7 +166,7 @@ def rowwise_dot(a: Tensor, b: Tensor, rows: Tensor | None = None) -> Tensor:
     if not runs_compiled(a, b, *([] if rows is None else [rows])):
         return rowwise_dot_reference(a, b, rows)
     chosen = a.new_empty(0, dtype=torch.int64) if rows is None else rows.contiguous()
-    return torch.ops.mlip.rowwise_dot(a.contiguous(), b.contiguous(), chosen)
+    return without_derivative("rowwise_dot", a)(a.contiguous(), b.contiguous(), chosen)
 
 
 def rowwise_dot_reference(a: Tensor, b: Tensor, rows: Tensor | None = None) -> Tensor:

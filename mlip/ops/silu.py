@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mlip import _extension
-from mlip.ops.dispatch import runs_compiled
+from mlip.ops.dispatch import raw, runs_compiled
 
 #: Highest order that is compiled.
 HIGHEST_ORDER = 5
@@ -62,7 +62,7 @@ class _Silu(torch.autograd.Function):
     def forward(ctx: Any, z: Tensor, factor: Tensor, order: int) -> Tensor:
         ctx.save_for_backward(z, factor)
         ctx.order = order
-        return torch.ops.mlip.silu(z, factor, order)
+        return raw("silu")(z, factor, order)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
