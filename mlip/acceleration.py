@@ -13,6 +13,7 @@ from ase.data import covalent_radii
 from torch import Tensor
 
 from mlip.convert import atoms_to_graph
+from mlip.derivatives import differentiable
 from mlip.errors import InputError
 from mlip.graph import AtomGraph
 from mlip.models.base import EnergyModel, Evaluator
@@ -236,19 +237,24 @@ def probes(model: EnergyModel) -> list[Atoms]:
 
 
 def disagreement(model: EnergyModel, fast: Evaluator, atoms: Atoms, head: int) -> float:
-    """Largest difference of energies (eV) and forces (eV/Å), relative to the largest force or 1."""
+    """Largest difference of energies (eV), forces (eV/Å) and virial (eV), each relative to its largest or 1."""
     graph = atoms_to_graph(atoms, model.cutoff, device=next(model.parameters()).device)
-    (e0, f0), (e1, f1) = (_energies_and_forces(evaluate, graph, head) for evaluate in (model, fast))
-    scale = max(1.0, f0.abs().max().item())
-    return float(np.max([(e1 - e0).abs().max(), (f1 - f0).abs().max()])) / scale
+    found, expected = (_first_derivatives(evaluate, graph, head) for evaluate in (fast, model))
+    force, virial = (max(1.0, part.abs().max().item()) for part in expected[1:])
+    scales = (force, force, virial)
+    return float(np.max([(a - b).abs().max() / s for a, b, s in zip(found, expected, scales, strict=True)]))
 
 
-def _energies_and_forces(evaluate: Evaluator, graph: AtomGraph, head: int) -> tuple[Tensor, Tensor]:
-    with torch.enable_grad():
-        positions = graph.positions.detach().requires_grad_(True)
-        energy = evaluate(graph._replace(positions=positions), head).energy
-        (gradient,) = torch.autograd.grad(energy.sum(), positions)
-    return energy.detach().double(), gradient.double()
+def _first_derivatives(evaluate: Evaluator, graph: AtomGraph, head: int) -> list[Tensor]:
+    """Energies and the gradients by positions and strain, in float64."""
+    if hasattr(evaluate, "first_derivatives"):
+        parts = evaluate.first_derivatives(graph, head)
+    else:
+        with torch.enable_grad():
+            moved, inputs = differentiable(graph, forces=True, stress=True)
+            energy = evaluate(moved, head).energy
+            parts = [energy, *torch.autograd.grad(energy.sum(), inputs)]
+    return [part.detach().double() for part in parts]
 
 
 def gradient_disagreement(model: EnergyModel, radial: str, atoms: Atoms, head: int) -> float:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from mlip.acceleration import Acceleration
-from mlip.derivatives import derivatives, differentiable
+from mlip.derivatives import derivatives, differentiable, volumes
 from mlip.energy_scale import EnergyScale, Reference
 from mlip.errors import InputError
 from mlip.graph import AtomGraph
-from mlip.models.base import EnergyModel
+from mlip.models.base import Derivatives, EnergyModel
 from mlip.ops import segment_sum
 
 
@@ -178,10 +178,13 @@ class Potential(nn.Module):
             # Inside that mode derivatives would all be zero, and what is kept for later could not be used outside.
             with torch.inference_mode(False), torch.no_grad():
                 return self.forward(AtomGraph(*(t.clone() for t in graph)), forces, stress, training)
+        species = self.model.species(graph.numbers)
+        evaluate = (self.acceleration.trainer if training else self.acceleration.evaluator)(self.model)
+        if (forces or stress) and not training and hasattr(evaluate, "first_derivatives"):
+            found = evaluate.first_derivatives(graph, self.energy_scale.head, strain=stress)
+            return self._prediction(found, graph, species, forces)
         with torch.set_grad_enabled(forces or stress or torch.is_grad_enabled()):
             graph_in, inputs = differentiable(graph, forces, stress)
-            species = self.model.species(graph.numbers)
-            evaluate = (self.acceleration.trainer if training else self.acceleration.evaluator)(self.model)
             atom_energies = self.energy_scale(evaluate(graph_in, self.energy_scale.head).energy, species)
             energy = segment_sum(atom_energies, graph.batch, graph.n_graphs)
             force, virial = derivatives(energy, inputs, graph, forces, stress, create_graph=training)
@@ -218,6 +221,18 @@ class Potential(nn.Module):
         from mlip.hessian import hessian
 
         return hessian(self, graph, indices, progress)
+
+    def _prediction(self, found: Derivatives, graph: AtomGraph, species: Tensor, forces: bool) -> Prediction:
+        """From the network's scale to eV, without derivatives."""
+        with torch.no_grad():
+            atom_energies = self.energy_scale(found.energy, species)
+            scale = self.energy_scale.scale
+            return Prediction(
+                energy=segment_sum(atom_energies, graph.batch, graph.n_graphs),
+                atom_energies=atom_energies,
+                forces=-scale * found.positions if forces else None,
+                stress=None if found.strain is None else scale * found.strain / volumes(graph).view(-1, 1, 1),
+            )
 
     def isolated_energy(self, number: int) -> float:
         """Energy in eV of one atom of atomic number `number` without neighbors: E0 + shift + scale · network."""

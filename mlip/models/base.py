@@ -28,6 +28,14 @@ class Evaluator(Protocol):
     def __call__(self, graph: AtomGraph, head: int = 0) -> AtomOutputs: ...
 
 
+class Derivatives(NamedTuple):
+    """First derivatives of the sum of all atoms' energies, in the network's own scale."""
+
+    energy: Tensor  # (N,)
+    positions: Tensor  # (N, 3)
+    strain: Tensor | None = None  # (B, 3, 3), symmetric
+
+
 class EnergyModel(nn.Module, ABC):
     """Base class of the architectures. A model knows no units, no reference energies and no forces.
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mlip import ops
 from mlip.graph import AtomGraph
-from mlip.models.base import AtomOutputs, Evaluator
+from mlip.models.base import AtomOutputs, Derivatives, Evaluator
 from mlip.models.compiled_layer import CompiledLayer
 from mlip.models.compiled_message import Interpolation, Pairs
 from mlip.models.compiled_radial import RadialInputs
@@ -23,7 +23,7 @@ from mlip.models.compiled_readout import CompiledReadout
 from mlip.models.mace_layer import Layer
 from mlip.models.radial_tables import RadialTables
 from mlip.nn.readout import Readout
-from mlip.ops.tape import Pullback, Run, cast_to, directly, rule_of, taped
+from mlip.ops.tape import Pullback, Run, Tape, cast_to, directly, rule_of
 
 if TYPE_CHECKING:
     from mlip.models.mace import MACE
@@ -72,26 +72,38 @@ class CompiledMACE:
     def __call__(self, graph: AtomGraph, head: int = 0) -> AtomOutputs:
         if graph.edge_index.shape[1] == 0:  # only lone atoms, or none
             return self.model(graph, head)
-        graph = graph._replace(edge_index=graph.edge_index.contiguous())
-        if self.trained:
-            return AtomOutputs(*self._evaluate(directly, graph.positions, graph.cell, graph, head))
-        if not torch.is_grad_enabled() or not (graph.positions.requires_grad or graph.cell.requires_grad):
-            with torch.no_grad():
-                return AtomOutputs(*self._evaluate(directly, graph.positions, graph.cell, graph, head))
+        wanted = self.trained or graph.positions.requires_grad or graph.cell.requires_grad
+        with torch.set_grad_enabled(torch.is_grad_enabled() and wanted):
+            graph = graph._replace(edge_index=graph.edge_index.contiguous())
+            return AtomOutputs(*self._evaluate(directly, ops.edge_vectors(*_geometry(graph)), graph, head))
 
-        def evaluate(run: Run, positions: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-            return self._evaluate(run, positions, cell, graph, head)
+    def first_derivatives(self, graph: AtomGraph, head: int = 0, strain: bool = True) -> Derivatives:
+        """Energies and their first derivatives by a reverse pass of its own, several times faster for few atoms.
 
-        return AtomOutputs(*taped(evaluate, graph.positions, graph.cell))
+        Args:
+            graph: the atoms; nothing that leads to them is differentiated.
+            head: index of the head.
+            strain: also the derivative by a symmetric strain of positions and cell.
+        """
+        with torch.no_grad():
+            if graph.edge_index.shape[1] == 0:
+                none = torch.zeros_like(graph.cell) if strain else None
+                return Derivatives(self.model(graph, head).energy, torch.zeros_like(graph.positions), none)
+            graph = graph._replace(edge_index=graph.edge_index.contiguous())
+            vectors = ops.edge_vectors(*_geometry(graph))
+            tape = Tape(vectors)
+            energy, _ = self._evaluate(tape, vectors, graph, head)
+            (gradient,) = tape.gradients(energy, torch.ones_like(energy), [vectors])
+            assert gradient is not None
+            edges = (graph.edge_index, graph.edge_shift, graph.batch)
+            by_positions, _ = ops.edge_vectors_transposed(gradient, *edges, graph.n_graphs)
+            return Derivatives(energy, by_positions, _by_strain(gradient, vectors, graph) if strain else None)
 
-    def _evaluate(
-        self, run: Run, positions: Tensor, cell: Tensor, graph: AtomGraph, head: int
-    ) -> tuple[Tensor, Tensor]:
+    def _evaluate(self, run: Run, vectors: Tensor, graph: AtomGraph, head: int) -> tuple[Tensor, Tensor]:
         """Energies (N,) and features (N, F)."""
         model, dtype = self.model, self.model.dtype
         species = model.species(graph.numbers)
         center, neighbor = graph.edge_index
-        vectors = run(ops.edge_vectors, positions, cell, graph.edge_index, graph.edge_shift, graph.batch)
         harmonics, distance = run(ops.spherical_harmonics, vectors, model.l_max)
         harmonics = run(cast_to, harmonics, dtype)
         couplings: dict[ops.MessageProgram, Tensor] = {}
@@ -119,6 +131,20 @@ class CompiledMACE:
             energy = term if energy is None else run(torch.add, energy, term)
         assert energy is not None
         return energy, torch.cat(features, dim=1)
+
+
+def _geometry(graph: AtomGraph) -> tuple[Tensor, ...]:
+    return graph.positions, graph.cell, graph.edge_index, graph.edge_shift, graph.batch
+
+
+def _by_strain(gradient: Tensor, vectors: Tensor, graph: AtomGraph) -> Tensor:
+    """∂E/∂ε (B, 3, 3) for vectors (E, 3) -> vectors (1 + ε), from the gradient by vectors."""
+    if graph.n_graphs == 1:
+        virial = (vectors.T @ gradient).unsqueeze(0)
+    else:
+        products = (vectors.unsqueeze(2) * gradient.unsqueeze(1)).flatten(1)
+        virial = ops.segment_sum(products, graph.batch[graph.edge_index[0]], graph.n_graphs).view(-1, 3, 3)
+    return (virial + virial.transpose(1, 2)) / 2
 
 
 def invariants_of(x: Tensor, component: int, channels: int) -> Tensor:

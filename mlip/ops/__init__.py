@@ -6,6 +6,7 @@ from mlip.ops.dispatch import runs_compiled as runs_compiled
 from mlip.ops.distinct import distinct as distinct
 from mlip.ops.distinct import take_rows as take_rows
 from mlip.ops.edges import edge_vectors as edge_vectors
+from mlip.ops.edges import edge_vectors_transposed as edge_vectors_transposed
 from mlip.ops.edges import row_offsets as row_offsets
 from mlip.ops.element_linear import element_linear as element_linear
 from mlip.ops.interpolation import cubic_weights as cubic_weights

@@ -19,6 +19,12 @@ def in_forward_mode() -> bool:
     return forward_ad._current_level >= 0
 
 
+#: Precisions that the operators do not take.
+REFUSED = frozenset(
+    dtype
+    for dtype in vars(torch).values()
+    if isinstance(dtype, torch.dtype) and dtype.is_floating_point and dtype not in (torch.float32, torch.float64)
+)
 #: The CUDA operators were never run on a device: without this variable set to 1, CUDA tensors take plain torch.
 CUDA_VARIABLE = "MLIP_CUDA_OPERATORS"
 
@@ -32,10 +38,12 @@ def runs_compiled(*tensors: Tensor, cuda: str | None = None) -> bool:
     """
     if not _extension.compiled or in_forward_mode():
         return False
-    real = (torch.float32, torch.float64)
-    if any(t.is_floating_point() and t.dtype not in real for t in tensors):
-        return False
-    return all(t.is_cpu for t in tensors) or (cuda is not None and _runs_on_cuda(cuda, tensors))
+    on_cpu = True
+    for tensor in tensors:
+        if tensor.dtype in REFUSED:
+            return False
+        on_cpu = on_cpu and tensor.is_cpu
+    return on_cpu or (cuda is not None and _runs_on_cuda(cuda, tensors))
 
 
 def _runs_on_cuda(operator: str, tensors: tuple[Tensor, ...]) -> bool:

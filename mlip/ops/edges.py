@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mlip import _extension
-from mlip.ops.dispatch import runs_compiled, without_derivative
+from mlip.ops.dispatch import raw, runs_compiled, without_derivative
 
 
 def edge_vectors(positions: Tensor, cell: Tensor, edge_index: Tensor, edge_shift: Tensor, batch: Tensor) -> Tensor:
@@ -41,6 +41,22 @@ def edge_vectors_reference(
     h = cell[batch[center]]
     image = (a * h[:, 0] + b * h[:, 1]) + c * h[:, 2]
     return (positions[neighbor] - positions[center]) + image
+
+
+def edge_vectors_transposed(
+    gradient: Tensor, edge_index: Tensor, edge_shift: Tensor, batch: Tensor, n_graphs: int
+) -> tuple[Tensor, Tensor]:
+    """From gradients (E, 3) by the vectors to those by positions (N, 3) and cell (B, 3, 3); without derivative."""
+    edges = edge_index.contiguous(), edge_shift.contiguous(), batch.contiguous()
+    if runs_compiled(gradient, edge_index) and not torch.is_grad_enabled():
+        by_positions, by_cell = raw("edge_vectors_backward")(gradient.contiguous(), *edges, n_graphs)
+        return by_positions, by_cell
+    with torch.enable_grad():
+        positions = gradient.new_zeros(len(batch), 3, requires_grad=True)
+        cell = gradient.new_zeros(n_graphs, 3, 3, requires_grad=True)
+        vectors = edge_vectors_reference(positions, cell, *edges)
+    found = torch.autograd.grad(vectors, (positions, cell), gradient.detach())
+    return found[0], found[1]
 
 
 def row_offsets(center: Tensor, size: int) -> Tensor:

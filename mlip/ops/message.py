@@ -268,9 +268,13 @@ def message_reference(
 
 def fits(operator: str, x: Tensor, hidden: int, harmonics: int) -> bool:
     """Whether the compiled kernels can do this."""
+    return runs_compiled(x, cuda=operator) and has_kernel(x, hidden, harmonics)
+
+
+def has_kernel(x: Tensor, hidden: int, harmonics: int) -> bool:
+    """Whether there are kernels for these degrees and channels."""
     return (
-        runs_compiled(x, cuda=operator)
-        and x.shape[2] > 0
+        x.shape[2] > 0
         and x.shape[2] * x.element_size() % 64 == 0
         and hidden <= MAX_HIDDEN
         and 1 <= harmonics <= MAX_HARMONICS

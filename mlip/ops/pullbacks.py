@@ -15,7 +15,7 @@ from mlip.ops.edges import edge_vectors
 from mlip.ops.interpolation import cubic_weights
 from mlip.ops.irreps_linear import irreps_linear
 from mlip.ops.matmul import matmul
-from mlip.ops.message import fits, message_exact, message_interpolated, neighbor_outer
+from mlip.ops.message import has_kernel, message_exact, message_interpolated, neighbor_outer
 from mlip.ops.message_general import fits as fits_general
 from mlip.ops.message_general import message_exact_general, message_interpolated_general
 from mlip.ops.spherical_harmonics import COMPILED_DEGREE, spherical_harmonics
@@ -113,21 +113,21 @@ def _irreps_linear(needed: Flags, *arguments: Any) -> tuple[Tensor, Pullback]:
 
 @rule_of(message_exact)
 def _message_exact(needed: Flags, *arguments: Any) -> tuple[Tensor, Pullback]:
-    if not fits("message_exact", arguments[0], *arguments[-2:]) or not suits(arguments[0]):
+    if not suits(arguments[0]) or not has_kernel(arguments[0], *arguments[-2:]):
         return by_autograd(message_exact, needed, *arguments)
     return _multilinear("message_exact", 4, (0, 3), needed, *arguments)
 
 
 @rule_of(message_interpolated)
 def _message_interpolated(needed: Flags, *arguments: Any) -> tuple[Tensor, Pullback]:
-    if not fits("message_interpolated", arguments[0], *arguments[-2:]) or not suits(arguments[0]):
+    if not suits(arguments[0]) or not has_kernel(arguments[0], *arguments[-2:]):
         return by_autograd(message_interpolated, needed, *arguments)
     return _interpolated("message_interpolated", needed, *arguments)
 
 
 @rule_of(message_exact_general)
 def _message_exact_general(needed: Flags, *arguments: Any) -> tuple[Tensor, Pullback]:
-    if not fits_general(arguments[0]) or not suits(arguments[0]):
+    if not suits(arguments[0]) or not fits_general(arguments[0]):
         return by_autograd(message_exact_general, needed, *arguments)
     *tensors, program = arguments
     return _multilinear("message_exact_general", 4, (0, 3), needed, *tensors, program.table, program.rows)
@@ -135,7 +135,7 @@ def _message_exact_general(needed: Flags, *arguments: Any) -> tuple[Tensor, Pull
 
 @rule_of(message_interpolated_general)
 def _message_interpolated_general(needed: Flags, *arguments: Any) -> tuple[Tensor, Pullback]:
-    if not fits_general(arguments[0]) or not suits(arguments[0]):
+    if not suits(arguments[0]) or not fits_general(arguments[0]):
         return by_autograd(message_interpolated_general, needed, *arguments)
     *tensors, program = arguments
     return _interpolated("message_interpolated_general", needed, *tensors, program.table, program.rows)

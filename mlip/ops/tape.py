@@ -12,7 +12,6 @@ from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 #: From the gradients of an operator's outputs (None: zero) to those of its arguments (None: constant, or zero).
 Pullback: TypeAlias = Callable[..., Sequence[Tensor | None]]
@@ -115,27 +114,6 @@ def by_autograd(operator: Callable[..., Any], needed: Sequence[bool], *arguments
         return [next(found) if need else None for need in needed]
 
     return (out.detach() if isinstance(out, Tensor) else [o.detach() for o in outputs]), pullback
-
-
-def taped(function: Callable[..., tuple[Tensor, Tensor]], *inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """`function(run, *inputs)`, a tensor and one more without derivative, as one node for autograd."""
-    energy, features = _Taped.apply(function, *inputs)
-    return energy, features
-
-
-class _Taped(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, function: Callable[..., tuple[Tensor, Tensor]], *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.inputs = [tensor.detach() for tensor in inputs]
-        ctx.tape = Tape(*(t for t, need in zip(ctx.inputs, ctx.needs_input_grad[1:], strict=True) if need))
-        ctx.output, rest = function(ctx.tape, *ctx.inputs)
-        ctx.mark_non_differentiable(rest)
-        return ctx.output.view_as(ctx.output), rest
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-        return None, *ctx.tape.gradients(ctx.output, gradient, ctx.inputs)
 
 
 def cast_to(x: Tensor, dtype: torch.dtype) -> Tensor:
