@@ -17,6 +17,7 @@ from mlip.derivatives import differentiable
 from mlip.errors import InputError
 from mlip.graph import AtomGraph
 from mlip.models.base import EnergyModel, Evaluator
+from mlip.ops import only_by_positions
 from mlip.ops.dispatch import in_forward_mode
 
 BACKENDS = ("compiled", "reference")
@@ -272,7 +273,8 @@ def _loss_gradients(evaluate: Evaluator, graph: AtomGraph, head: int, parameters
     with torch.enable_grad():
         positions = graph.positions.detach().requires_grad_(True)
         energy = evaluate(graph._replace(positions=positions), head).energy
-        (gradient,) = torch.autograd.grad(energy.sum(), positions, create_graph=True)
+        with only_by_positions():
+            (gradient,) = torch.autograd.grad(energy.sum(), positions, create_graph=True)
         loss = gradient.square().sum() + energy.square().sum()
         inputs = [positions, *(parameter for parameter in parameters if parameter.requires_grad)]
         return [g.double() for g in torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mlip.errors import InputError
 from mlip.graph import AtomGraph
+from mlip.ops import only_by_positions
 
 
 def differentiable(graph: AtomGraph, forces: bool, stress: bool) -> tuple[AtomGraph, list[Tensor]]:
@@ -54,7 +55,8 @@ def derivatives(
         return None, None
     volume = volumes(graph) if stress else None
     if energy.requires_grad:
-        grads = list(torch.autograd.grad(energy.sum(), inputs, create_graph=create_graph, materialize_grads=True))
+        with only_by_positions():
+            grads = list(torch.autograd.grad(energy.sum(), inputs, create_graph=create_graph, materialize_grads=True))
     else:  # no pair, no parameter that needs a gradient: the energy depends on nothing
         grads = [torch.zeros_like(t) for t in inputs]
     force = -grads.pop(0) if forces else None

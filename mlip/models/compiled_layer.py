@@ -141,4 +141,5 @@ def _polynomials(layer: Layer, dtype: torch.dtype) -> tuple[ops.ContractionProgr
     """The products of a layer as one sparse polynomial, and the coefficients of its terms."""
     contraction = layer.contraction
     coefficients = contraction.program.coefficients([contraction.weights[name] for _, name in contraction.terms])
-    return contraction.program, ops.pack_coefficients(ops.pad_channels(coefficients, dtype, 2).to(dtype))
+    packed = ops.pack_coefficients(ops.pad_channels(coefficients, dtype, 2).to(dtype))
+    return contraction.program, ops.of_parameters(packed)

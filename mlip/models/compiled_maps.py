@@ -105,4 +105,5 @@ class ChannelMap:
         lanes = 64 // dtype.itemsize if pad_rows else 1
         channels = [-(-count // lanes) * lanes for count in self.channels_in]
         sources = [-1 if source is None else source for source in self.sources]
-        return CompiledMap(torch.cat(flat, dim=1).contiguous(), self.dims_in, channels, sources, self.dims_out)
+        weight = ops.of_parameters(torch.cat(flat, dim=1).contiguous())
+        return CompiledMap(weight, self.dims_in, channels, sources, self.dims_out)

@@ -73,7 +73,7 @@ class CompiledMessage:
         # Channels of what is sent are filled up, path by path, in the radial functions and in the mixing.
         radial = last_matrix(message.radial).unflatten(1, (len(message.paths), message.channels))
         signed = radial * path_signs(message).to(radial).unsqueeze(1)
-        self.radial = ops.pad_channels(signed, dtype, 2).flatten(1).to(dtype)
+        self.radial = ops.of_parameters(ops.pad_channels(signed, dtype, 2).flatten(1).to(dtype).contiguous())
         sources = [None if ir is None else outputs.index(ir) for ir in message.irreps_out]
         weights = [weight * (n * norm) for weight, n in zip(message.mix, message.norm, strict=True)]
         padded = [ops.pad_channels(w.unflatten(0, (-1, message.channels)), dtype, 1).flatten(0, 1) for w in weights]
@@ -116,7 +116,10 @@ class CompiledMessage:
         """
         if activations is not None and x is None and self.first is not None and len(pairs.present) <= FEW_ELEMENTS:
             return self.first(run, pairs, activations)
-        sent = self.elements.index_select(0, pairs.species) if x is None else run(atom_major, self.up(run, x))
+        if x is None:
+            sent = ops.of_parameters(self.elements.index_select(0, pairs.species))
+        else:
+            sent = run(atom_major, self.up(run, x))
         coupling = pairs.couplings[self.program]
         graph = (pairs.neighbor, pairs.offsets)
         if place is None:

@@ -99,7 +99,7 @@ class Hidden:
         else:
             scaled = [w / math.sqrt(len(w)) for w in network.weights]
             gains = [1.0] + [SILU_GAIN] * (len(scaled) - 1)
-            self.weights = [(w * gain).to(dtype) for w, gain in zip(scaled, gains, strict=True)][:-1]
+            self.weights = [ops.of_parameters((w * gain).to(dtype)) for w, gain in zip(scaled, gains, strict=True)][:-1]
         few = 1 <= len(self.weights) <= ops.MOST_LAYERS
         self.packed = torch.cat([weight.flatten() for weight in self.weights]) if few else None
 

@@ -109,7 +109,7 @@ class RadialTables:
         pairs = [(i, j) for i in elements for j in elements]
         parts = [self._at_knots(layer, pair, self.knots) for pair in pairs]
         values, slopes = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-        return ops.join_table(values, slopes * self.spacing).to(self.dtype)
+        return ops.of_parameters(ops.join_table(values, slopes * self.spacing).to(self.dtype))
 
     def _arranged(self, layer: Layer) -> Tensor:
         """The last matrix of the radial network with its columns (h, C / B, paths, B) as in a table."""

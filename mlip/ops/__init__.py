@@ -23,6 +23,8 @@ from mlip.ops.message import pack_table as pack_table
 from mlip.ops.message_general import MessageProgram as MessageProgram
 from mlip.ops.message_general import message_exact_general as message_exact_general
 from mlip.ops.message_general import message_interpolated_general as message_interpolated_general
+from mlip.ops.multilinear import of_parameters as of_parameters
+from mlip.ops.multilinear import only_by_positions as only_by_positions
 from mlip.ops.pullbacks import suits as suits
 from mlip.ops.radial import MOST_LAYERS as MOST_LAYERS
 from mlip.ops.radial import bessel_basis as bessel_basis

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mlip import _extension
 from mlip.ops.dispatch import raw, runs_compiled
-from mlip.ops.multilinear import register_multilinear
+from mlip.ops.multilinear import marked, register_multilinear, still_needed
 
 
 def irreps_linear(
@@ -95,13 +95,14 @@ class _IrrepsLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, *others: Any) -> Tensor:
         *ctx.lists, species = others
+        ctx.of_parameters = marked((x, weight))
         ctx.save_for_backward(x, weight, *(() if species is None else (species,)))
         return raw("irreps_linear")(x, weight, *others)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, *species = ctx.saved_tensors
-        needs = ctx.needs_input_grad[:2]
+        needs = still_needed(ctx.needs_input_grad[:2], ctx.of_parameters)
         constants = [*ctx.lists, species[0] if species else None]
         found = torch.ops.mlip.irreps_linear_backward(grad.contiguous(), x, weight, *constants, *needs)
         return *(each if need else None for each, need in zip(found, needs, strict=True)), *[None] * 5

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mlip import _extension
 from mlip.ops.dispatch import raw, runs_compiled
-from mlip.ops.multilinear import register_multilinear
+from mlip.ops.multilinear import marked, register_multilinear, still_needed
 
 
 def matmul(x: Tensor, matrix: Tensor) -> Tensor:
@@ -31,11 +31,12 @@ class _Matmul(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, matrix: Tensor) -> Tensor:
         ctx.save_for_backward(x, matrix)
+        ctx.of_parameters = marked((x, matrix))
         return raw("matmul")(x, matrix)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        need_x, need_matrix = ctx.needs_input_grad
+        need_x, need_matrix = still_needed(ctx.needs_input_grad, ctx.of_parameters)
         found = torch.ops.mlip.matmul_backward(grad.contiguous(), *ctx.saved_tensors, need_x, need_matrix)
         return found[0] if need_x else None, found[1] if need_matrix else None
 

@@ -7,11 +7,47 @@ sum_k <v_k, B_k(grad; a, b, ...)> = sum_k <grad, F(..., v_k in place of argument
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from threading import local
 from typing import Any
 
 import torch
 from torch import Tensor
+
+_state = local()
+
+
+@contextmanager
+def only_by_positions() -> Iterator[None]:
+    """Backward passes of operators in this thread leave out the gradients of what `of_parameters` marked.
+
+    Around `torch.autograd.grad` of energies by positions: autograd computes the gradients of all arguments of an
+    operator, wanted or not, and those of weights are a third of the cost.
+    """
+    before = getattr(_state, "only_by_positions", False)
+    _state.only_by_positions = True
+    try:
+        yield
+    finally:
+        _state.only_by_positions = before
+
+
+def of_parameters(tensor: Tensor) -> Tensor:
+    """Mark a tensor that depends on parameters alone, not on positions."""
+    tensor.__dict__["_mlip_of_parameters"] = True
+    return tensor
+
+
+def marked(tensors: Sequence[Any]) -> list[bool]:
+    """Which of them are marked by `of_parameters`."""
+    return [isinstance(t, Tensor) and "_mlip_of_parameters" in t.__dict__ for t in tensors]
+
+
+def still_needed(needed: Sequence[bool], of_parameters: Sequence[bool]) -> list[bool]:
+    """Which gradients a backward pass has to give."""
+    leave_out = getattr(_state, "only_by_positions", False)
+    return [need and not (leave_out and mark) for need, mark in zip(needed, of_parameters, strict=True)]
 
 
 def register_multilinear(name: str, linear: int, outputs: int, optional: Sequence[int] = ()) -> None:
@@ -52,6 +88,7 @@ def register_multilinear(name: str, linear: int, outputs: int, optional: Sequenc
 
     def first_context(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
         save(ctx, inputs[:linear], inputs[linear:])
+        ctx.of_parameters = marked(inputs[:linear])
         ctx.shapes = [tuple(out.shape) for out in ((output,) if isinstance(output, Tensor) else output)]
 
     def first(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -61,7 +98,7 @@ def register_multilinear(name: str, linear: int, outputs: int, optional: Sequenc
             arguments[0].new_zeros(shape) if grad is None else grad
             for grad, shape in zip(grads, ctx.shapes, strict=True)
         ]
-        found = gradients(given, arguments, constants, ctx.needs_input_grad[:linear])
+        found = gradients(given, arguments, constants, still_needed(ctx.needs_input_grad[:linear], ctx.of_parameters))
         return (*found, *[None] * len(constants))
 
     def second_context(ctx: Any, inputs: Sequence[Any], output: Any) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from mlip import _extension
 from mlip.ops.contraction_program import ContractionProgram
 from mlip.ops.dispatch import register_no_derivative, runs_compiled
+from mlip.ops.multilinear import marked, still_needed
 
 BLOCK_BYTES = 64
 #: Factors of a monomial that the CUDA kernel takes.
@@ -73,6 +74,7 @@ def symmetric_contraction_reference(
 
 def _setup_contraction(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs[:4])
+    ctx.of_parameters = marked(inputs[:3])
 
 
 def _setup(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -83,9 +85,10 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     features, species, coefficients, table = ctx.saved_tensors
     grad = grad.contiguous()
     grad_features = grad_coefficients = None
-    if ctx.needs_input_grad[0]:
+    need_features, _, need_coefficients = still_needed(ctx.needs_input_grad[:3], ctx.of_parameters)
+    if need_features:
         grad_features = OPS.symmetric_contraction_backward(grad, features, species, coefficients, table)
-    if ctx.needs_input_grad[2]:
+    if need_coefficients:
         grad_coefficients = OPS.symmetric_contraction_terms(grad, features, species, table, *_sizes(coefficients))
     return grad_features, None, grad_coefficients, None, None
 
