@@ -122,7 +122,8 @@ class Acceleration:
     def forget(self) -> None:
         """Make the evaluator anew at the next evaluation: after changes through `parameter.data`, which leave no trace.
 
-        All other changes of a model are noticed.
+        All other changes of a model are noticed; those by a fused optimizer, which leave none either, because the model
+        was evaluated with parameters to train.
         """
         self._kept = self._learning = self._exact = None
 
@@ -152,7 +153,7 @@ class Acceleration:
         if any(parameter.is_inference() for parameter in kept.parts.parameters):
             evaluator: Evaluator | None = None
         elif any(parameter.requires_grad for parameter in kept.parts.parameters):
-            evaluator = self.trainer(model)
+            kept, evaluator = _Kept(kept.parts), self.trainer(model)
         elif kept.versions != (versions := kept.parts.versions()):
             evaluator = self._verified(model)
             kept = _Kept(kept.parts, versions, kept.parts.memory(), evaluator)
@@ -167,7 +168,9 @@ class Acceleration:
         It is made of the present parameters: ask again after each step of an optimizer. With a table, which large
         batches are trained with, second derivatives by positions alone are rough: see `exact`.
         """
-        first = next(model.parameters())
+        kept, first = self._kept, next(model.parameters())
+        if kept and kept.versions and any(parameter.requires_grad for parameter in kept.parts.parameters):
+            self._kept = _Kept(kept.parts)  # fused optimizers do not count their changes
         if chosen_backend(self.backend) == "reference" or in_forward_mode() or first.is_inference():
             return model
         learning = self._learning
@@ -188,13 +191,14 @@ class Acceleration:
 
     def _verified(self, model: EnergyModel) -> Evaluator | None:
         radial = self._radial_of(model)
-        with torch.no_grad():
+        with torch.no_grad(), _full_precision(model):
             fast = model.compiled(radial)
         if fast is None:
             return None
         tolerance = TOLERANCE[model.dtype] + (TABLE_TOLERANCE if radial == "table" else 0)
         for atoms in probes(model):
-            deviation = np.max([disagreement(model, fast, atoms, head) for head in range(len(model.heads))])
+            with _full_precision(model):
+                deviation = np.max([disagreement(model, fast, atoms, head) for head in range(len(model.heads))])
             if not deviation <= tolerance:
                 _warn(atoms, f"{deviation:.1e} of the largest force, allowed {tolerance:.0e}")
                 return None
@@ -206,11 +210,17 @@ def _trains(model: EnergyModel, radial: str, tolerance: float) -> bool:
     if model.compiled(radial, trained=True) is None:
         return False
     for atoms in probes(model):
-        deviation = np.max([gradient_disagreement(model, radial, atoms, head) for head in range(len(model.heads))])
+        with _full_precision(model):
+            deviation = np.max([gradient_disagreement(model, radial, atoms, head) for head in range(len(model.heads))])
         if not deviation <= tolerance:
             _warn(atoms, f"{deviation:.1e} of the largest gradient of a force loss, allowed {tolerance:.0e}")
             return False
     return True
+
+
+def _full_precision(model: EnergyModel) -> torch.autocast:
+    """Not the lower precision that the caller's `torch.autocast` may ask for: what is found is kept."""
+    return torch.autocast(next(model.parameters()).device.type, enabled=False)
 
 
 def _warn(atoms: Atoms, deviation: str) -> None:

@@ -90,6 +90,31 @@ def test_changes_are_noticed(change: Callable[[Potential], None]) -> None:
     assert_up_to_date(potential)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_steps_of_fused_optimizers_are_noticed(training: bool) -> None:
+    """They do not count their changes of the parameters."""
+    potential = make()
+    potential(graph_of())
+    potential.requires_grad_(True)
+    optimizer = torch.optim.Adam(potential.parameters(), lr=0.1, fused=True)
+    if training:
+        potential(graph_of(), training=True).energy.sum().backward()
+    else:
+        potential(graph_of())
+        potential.model(graph_of()).energy.sum().backward()
+    optimizer.step()
+    potential.requires_grad_(False)
+    assert_up_to_date(potential)
+
+
+def test_first_used_under_autocast() -> None:
+    """The check against plain torch, whose outcome is kept, is made in full precision."""
+    potential = make().to(torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        potential(graph_of())
+    assert isinstance(potential.acceleration.evaluator(potential.model), CompiledMACE)
+
+
 @pytest.mark.parametrize("radial", ["exact", "table"])
 def test_first_used_in_inference_mode(radial: str) -> None:
     potential = make(radial)
