@@ -274,9 +274,9 @@ def without_order(table: Tensor) -> Tensor:
     return table.flip(0).contiguous()
 
 
-def with_entry(column: int, value: int) -> Callable[[Tensor], Tensor]:
+def with_entry(column: int, value: int, path: int = 1) -> Callable[[Tensor], Tensor]:
     def changed(table: Tensor) -> Tensor:
-        return table.index_put((torch.tensor([1]), torch.tensor([column])), torch.tensor([value]))
+        return table.index_put((torch.tensor([path]), torch.tensor([column])), torch.tensor([value]))
 
     return changed
 
@@ -307,6 +307,7 @@ def with_entry(column: int, value: int) -> Callable[[Tensor], Tensor]:
         (7, with_entry(2, 25), "program"),
         (7, with_entry(2, 2**62 + 1), "program"),
         (7, with_entry(3, 2), "program"),
+        (7, with_entry(3, -1, path=0), "program"),
         (8, lambda t: t + 1, "rows"),
     ],
 )

@@ -80,6 +80,7 @@ def compare_dot(dtype: torch.dtype, count: int, size: int) -> None:
     assert ((ops.rowwise_dot(a, b) - exact).abs() <= largest).all()
     rows = torch.randperm(count)
     assert torch.equal(ops.rowwise_dot(a, b[rows], rows.argsort()), ops.rowwise_dot(a, b))
+    assert not len(ops.rowwise_dot(a[:0], b, rows[:0]))
 
 
 def compare_all() -> None:
@@ -284,6 +285,7 @@ def test_widths_are_checked() -> None:
         ({5: -4}, "widths"),
         ({6: 0, 7: 4}, "widths"),
         ({6: 1 << 40}, "widths"),
+        ({0: torch.zeros(0, 1 << 50), 1: torch.zeros(0, 1 << 50), 2: torch.zeros(0), 5: 1 << 14, 6: 0}, "a tensor"),
     ],
 )
 def test_activations_refuse(changes: dict, message: str) -> None:
@@ -291,7 +293,7 @@ def test_activations_refuse(changes: dict, message: str) -> None:
     torch.ops.mlip.radial_activations(*given)
     for place, value in changes.items():
         given[place] = value
-    with pytest.raises((ValueError, RuntimeError), match=f"radial_activations: {message}"):
+    with pytest.raises((ValueError, RuntimeError), match=f"(radial_activations|mlip): {message}"):
         torch.ops.mlip.radial_activations(*given)
 
 

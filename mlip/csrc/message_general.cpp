@@ -37,7 +37,7 @@ MessageProgram read_program(const abi::Tensor& tensor, int64_t components_x, int
   const int64_t count = tensor.size(0), *entry = tensor.data<int64_t>();
   const auto odd = [](int64_t n) { return n > 0 && n <= largest_dim && n % 2 == 1; };
   int64_t current = -1, slot = 0;
-  bool right = count > 0;
+  bool right = count > 0 && entry[3] == 0;
   for (int64_t q = 0; q < count && right; q++, entry += 5) {
     GeneralPath path{entry[0], entry[1], entry[2], program.coupling, entry[4] != 0, program.rows, 1, 0};
     right = odd(path.n1) && odd(path.n3) && path.component >= 0 && path.component <= components_x - path.n1 &&

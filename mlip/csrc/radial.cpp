@@ -104,7 +104,7 @@ void radial_activations(StableIValue* stack, uint64_t, uint64_t) {
     const auto size = abi::from_stack<int64_t>(stack[5 + k]);
     if (k > 0 && size == 0) break;
     expect(0 < size && size <= 1 << 20, name, "widths: expected one to four numbers of units from 1 to 2^20");
-    numbers += previous * size;
+    numbers += abi::product({previous, size});  // a basis without edges may be wider than any memory
     previous = widths[layers++] = size;
   }
   for (int k = layers; k < Perceptron<double>::most_layers; k++)
@@ -153,7 +153,7 @@ void rowwise_dot(StableIValue* stack, uint64_t, uint64_t) {
          "a: expected a contiguous float32 or float64 tensor of shape (E, n) on the CPU");
   const int64_t count = a.size(0), size = a.size(1);
   const bool chosen = !has_shape(rows, {0});
-  expect(has_shape(b, {chosen ? -1 : count, size}) && b.dtype() == a.dtype(), name,
+  expect(has_shape(b, {chosen || count == 0 ? -1 : count, size}) && b.dtype() == a.dtype(), name,
          "b: expected a contiguous tensor with rows as long as those of a, and as many, and of its type");
   expect(is_integer(rows) && (!chosen || has_shape(rows, {count})), name,
          "rows: expected a contiguous int64 tensor of shape (E,), or an empty one");
