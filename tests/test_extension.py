@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from neighbor_systems import ALL_PBC, SYSTEMS, as_set, random_structure
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import mlip
-from mlip import _extension
+from mlip import _extension, ops
 from mlip.neighbors import neighbor_list
 
 needs_extension = pytest.mark.skipif(not mlip.compiled, reason="the extension is not built")
@@ -127,3 +128,18 @@ def test_cached_files_of_a_container_count_as_free(tmp_path: Path, limit: str, u
     subprocess.run(["g++", "-std=c++17", "-o", tmp_path / "free", source], check=True)
     output = subprocess.run([tmp_path / "free"], capture_output=True, text=True, check=True).stdout
     assert float(output) == pytest.approx(expected, rel=1e-6)
+
+
+@needs_extension
+def test_tensors_without_memory_and_functional_transforms() -> None:
+    """What torch.compile, torch.export and torch.func hand to the operators has no numbers to read."""
+    x, matrix = torch.randn(2, 5, 16), torch.randn(16, 16)
+    with FakeTensorMode() as mode:
+        fake = mode.from_tensor(x)
+        assert ops.matmul(fake[0], mode.from_tensor(matrix)).shape == (5, 16)
+        assert ops.silu(fake).shape == x.shape
+    for function in (lambda y: ops.matmul(y, matrix), ops.silu):
+        torch.testing.assert_close(torch.func.vmap(function)(x), function(x))
+        gradient = torch.func.grad(lambda y, f=function: f(y).square().sum())(x[0])
+        leaf = x[0].clone().requires_grad_(True)
+        torch.testing.assert_close(gradient, torch.autograd.grad(function(leaf).square().sum(), leaf)[0])

@@ -19,6 +19,11 @@ def in_forward_mode() -> bool:
     return forward_ad._current_level >= 0
 
 
+def in_functional_transform() -> bool:
+    """Whether torch.func transforms the caller (vmap, grad, ...); of the compiled operators it knows no rules."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
 #: Precisions that the operators do not take.
 REFUSED = frozenset(
     dtype
@@ -36,7 +41,7 @@ def runs_compiled(*tensors: Tensor, cuda: str | None = None) -> bool:
         tensors: what the operator is given.
         cuda: name of the operator, if it takes tensors on a CUDA device too; see `CUDA_VARIABLE`.
     """
-    if not _extension.compiled or in_forward_mode():
+    if not _extension.compiled or in_forward_mode() or in_functional_transform():
         return False
     on_cpu = True
     for tensor in tensors:
@@ -57,9 +62,20 @@ def has_cuda_kernel(operator: str) -> bool:
     return torch._C._dispatch_has_kernel_for_dispatch_key(f"mlip::{operator}", "CUDA")
 
 
-@cache
 def raw(name: str) -> Callable[..., Any]:
-    """The CPU kernel of an operator, below autograd, whose Python takes 5 µs a call."""
+    """The CPU kernel of an operator, below autograd, whose Python takes 5 µs a call.
+
+    Not in a dispatch mode of torch, such as that of tensors without memory (torch.compile, torch.export), which has to
+    see the operator: then it is the operator itself.
+    """
+    if torch._C._len_torch_dispatch_stack():
+        operator: Callable[..., Any] = getattr(torch.ops.mlip, name).default
+        return operator
+    return _kernel(name)
+
+
+@cache
+def _kernel(name: str) -> Callable[..., Any]:
     keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
     return partial(getattr(torch.ops.mlip, name).default.redispatch, keys)
 
