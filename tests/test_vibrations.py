@@ -12,7 +12,7 @@ from ase import Atoms, units
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
-from ase.constraints import FixAtoms
+from ase.constraints import FixAtoms, FixBondLength, FixCartesian
 from ase.io import read, write
 from ase.optimize import BFGS
 from toy_potentials import Toy
@@ -65,7 +65,12 @@ def test_a_dimer_by_hand() -> None:
     assert not len(vibrations(Atoms("Ar"), calculator).frequencies_per_cm)
     linear = Atoms("Ar3", positions=[[0, 0, 0], [3.8, 0, 0], [7.6, 0, 0]])
     assert len(vibrations(linear, calculator).frequencies_per_cm) == 4
-    linear.positions[1, 0] -= 0.4
+    linear.positions[1, 1] += 0.002  # as a relaxation leaves it
+    assert len(vibrations(linear, calculator).frequencies_per_cm) == 4
+    linear.positions[1, 1] += 1.0
+    with pytest.warns(UserWarning, match="not relaxed"):
+        assert len(vibrations(linear, calculator).frequencies_per_cm) == 3
+    linear.positions[1] -= (0.4, 1.002, 0)
     with pytest.warns(UserWarning, match="not relaxed"):
         vibrations(linear, calculator)
 
@@ -94,6 +99,12 @@ def test_fixed_atoms_stay(cluster: Atoms) -> None:
     exact, differences = (vibrations(held, toy(), method=m, displacement=1e-3) for m in ("hessian", "displacements"))
     assert exact.n_atoms == 3 and len(exact.frequencies_per_cm) == 9
     assert differences.frequencies_per_cm == pytest.approx(exact.frequencies_per_cm, rel=1e-4, abs=0.1)
+    held.set_constraint(FixCartesian([0, 3]))
+    assert vibrations(held, toy()).frequencies_per_cm == pytest.approx(exact.frequencies_per_cm)
+    for part in (FixCartesian([0], (True, False, False)), FixBondLength(0, 1)):
+        held.set_constraint(part)
+        with pytest.raises(InputError, match=f"constraint {type(part).__name__}; expected FixAtoms"):
+            vibrations(held, toy())
     held.set_constraint(FixAtoms(range(5)))
     with pytest.raises(InputError, match="all atoms are held"):
         vibrations(held, toy())

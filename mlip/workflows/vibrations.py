@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from ase import Atoms, units
 from ase.calculators.calculator import BaseCalculator
+from ase.constraints import FixAtoms, FixCartesian
 from ase.vibrations import VibrationsData
 from numpy.typing import NDArray
 
@@ -20,6 +21,9 @@ METHODS = ("hessian", "displacements")
 IMAGINARY = -1.0
 """Modes below this (1/cm) count as imaginary; above it lies noise."""
 _UNRELAXED_FORCE = 0.02
+_SMALLEST_ARM = 0.1
+"""√(moment of inertia) in Å √amu below which an axis is that of a linear molecule. A relaxation leaves it bent by some
+mÅ, and to turn it about its axis is then a bending mode; the smallest of water is 0.8."""
 
 Array = NDArray[np.float64]
 
@@ -73,7 +77,7 @@ def vibrations(
         progress: called with (done, total, "").
 
     Raises:
-        InputError: a structure that can't be evaluated or can't move, bad options.
+        InputError: a structure that can't be evaluated or can't move, constraints other than `FixAtoms`, bad options.
         MLIPError: forces that are not finite.
     """
     require_length("displacement", displacement, 1.0)
@@ -83,6 +87,7 @@ def vibrations(
     if method == "hessian" and not isinstance(calculator, MLIPCalculator):
         raise InputError(f"method 'hessian' needs an MLIPCalculator, not {type(calculator).__name__}")
     system = prepare(atoms, calculator)
+    _check_constraints(atoms)
     free = [int(index) for index in VibrationsData.indices_from_constraints(atoms)]
     if not free:
         raise InputError("all atoms are held by constraints; expected some that may move")
@@ -110,6 +115,16 @@ def vibrations(
         method=method,
         vibrations=VibrationsData.from_2d(system, hessian, indices=free),
     )
+
+
+def _check_constraints(atoms: Atoms) -> None:
+    for constraint in atoms.constraints:
+        whole = isinstance(constraint, FixCartesian) and bool(np.all(constraint.mask))
+        if not (isinstance(constraint, FixAtoms) or whole):
+            raise InputError(
+                f"the structure has a constraint {type(constraint).__name__}; expected FixAtoms only: an atom vibrates "
+                "in all directions or is held"
+            )
 
 
 def _by_displacements(
@@ -148,5 +163,5 @@ def _inner_motions(system: Atoms) -> Array:
         whole += [np.cross(axis, arms) for axis in np.eye(3)]
     weighted = np.array(whole).reshape(len(whole), -1) * np.sqrt(np.repeat(system.get_masses(), 3))
     _, sizes, motions = np.linalg.svd(weighted)
-    rank = int((sizes > 1e-3).sum())  # linear molecules and single atoms turn about fewer axes
+    rank = int((sizes > _SMALLEST_ARM).sum())  # linear molecules and single atoms turn about fewer axes
     return np.asarray(motions[rank:].T)
