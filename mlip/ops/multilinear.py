@@ -57,59 +57,43 @@ def register_multilinear(name: str, linear: int, outputs: int, optional: Sequenc
     `NotImplementedError`), and gives `outputs` tensors. Its backward operator takes gradients of these, the same
     arguments, and a flag for each argument in `optional`, whose gradient is an empty tensor where the flag is false.
     """
-    forward_op = getattr(torch.ops.mlip, name)
-    backward_op = getattr(torch.ops.mlip, f"{name}_backward")
+    operator = _Multilinear(name, linear, outputs, optional)
+    torch.library.register_autograd(f"mlip::{name}", operator.first, setup_context=operator.first_context)
+    torch.library.register_autograd(f"mlip::{name}_backward", operator.second, setup_context=operator.second_context)
 
-    def call_forward(arguments: Sequence[Any]) -> tuple[Tensor, ...]:
-        out = forward_op(*arguments)
-        return (out,) if isinstance(out, Tensor) else tuple(out)
 
-    def gradients(
-        grads: Sequence[Tensor], arguments: Sequence[Any], constants: Sequence[Any], needed: Sequence[bool]
-    ) -> list[Tensor | None]:
-        flags = [needed[k] for k in optional]
-        found = backward_op(*[grad.contiguous() for grad in grads], *arguments, *constants, *flags)
-        return [grad if need else None for grad, need in zip(found, needed, strict=True)]
+class _Multilinear:
+    """What `register_multilinear` registers: backward of the operator, and of its backward operator."""
 
-    def save(ctx: Any, tensors: Sequence[Any], constants: Sequence[Any]) -> None:
-        ctx.set_materialize_grads(False)
-        ctx.is_tensor = [isinstance(c, Tensor) for c in constants]
-        ctx.save_for_backward(*tensors, *[c for c in constants if isinstance(c, Tensor)])
-        ctx.others = [None if isinstance(c, Tensor) else c for c in constants]
+    def __init__(self, name: str, linear: int, outputs: int, optional: Sequence[int]) -> None:
+        self.name, self.linear, self.outputs, self.optional = name, linear, outputs, optional
+        self.forward_op = getattr(torch.ops.mlip, name)
+        self.backward_op = getattr(torch.ops.mlip, f"{name}_backward")
 
-    def saved(ctx: Any, count: int) -> tuple[Sequence[Tensor], list[Any]]:
-        tensors = iter(ctx.saved_tensors[count:])
-        constants = [next(tensors) if is_tensor else c for is_tensor, c in zip(ctx.is_tensor, ctx.others, strict=True)]
-        return ctx.saved_tensors[:count], constants
-
-    def refuse(needs: Sequence[bool]) -> None:
-        if any(needs):
-            raise NotImplementedError(f"{name}: no derivative with respect to a table: detach it")
-
-    def first_context(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
-        save(ctx, inputs[:linear], inputs[linear:])
-        ctx.of_parameters = marked(inputs[:linear])
+    def first_context(self, ctx: Any, inputs: Sequence[Any], output: Any) -> None:
+        _save(ctx, inputs[: self.linear], inputs[self.linear :])
+        ctx.of_parameters = marked(inputs[: self.linear])
         ctx.shapes = [tuple(out.shape) for out in ((output,) if isinstance(output, Tensor) else output)]
 
-    def first(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        refuse(ctx.needs_input_grad[linear:])
-        arguments, constants = saved(ctx, linear)
+    def first(self, ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        self._refuse(ctx.needs_input_grad[self.linear :])
+        arguments, constants = _saved(ctx, self.linear)
         given = [
             arguments[0].new_zeros(shape) if grad is None else grad
             for grad, shape in zip(grads, ctx.shapes, strict=True)
         ]
-        found = gradients(given, arguments, constants, still_needed(ctx.needs_input_grad[:linear], ctx.of_parameters))
-        return (*found, *[None] * len(constants))
+        needed = still_needed(ctx.needs_input_grad[: self.linear], ctx.of_parameters)
+        return (*self._gradients(given, arguments, constants, needed), *[None] * len(constants))
 
-    def second_context(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
-        save(ctx, inputs[: outputs + linear], inputs[outputs + linear : len(inputs) - len(optional)])
-        ctx.present = [
-            k not in optional or inputs[len(inputs) - len(optional) + optional.index(k)] for k in range(linear)
-        ]
+    def second_context(self, ctx: Any, inputs: Sequence[Any], output: Any) -> None:
+        given, flags = self.outputs + self.linear, len(inputs) - len(self.optional)
+        _save(ctx, inputs[:given], inputs[given:flags])
+        ctx.present = [k not in self.optional or inputs[flags + self.optional.index(k)] for k in range(self.linear)]
 
-    def second(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        tensors, constants = saved(ctx, outputs + linear)
-        refuse(ctx.needs_input_grad[outputs + linear :])
+    def second(self, ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        outputs, linear = self.outputs, self.linear
+        tensors, constants = _saved(ctx, outputs + linear)
+        self._refuse(ctx.needs_input_grad[outputs + linear :])
         grads, arguments = tensors[:outputs], tensors[outputs:]
         needs = ctx.needs_input_grad[: outputs + linear]
         sums: list[Tensor | None] = [None] * (outputs + linear)
@@ -120,12 +104,37 @@ def register_multilinear(name: str, linear: int, outputs: int, optional: Sequenc
             needed = [needs[outputs + j] and j != k for j in range(linear)]
             found: list[Tensor | None] = [None] * (outputs + linear)
             if any(needs[:outputs]):
-                found[:outputs] = call_forward([*replaced, *constants])
+                found[:outputs] = self._call([*replaced, *constants])
             if any(needed):
-                found[outputs:] = gradients(grads, replaced, constants, needed)
+                found[outputs:] = self._gradients(grads, replaced, constants, needed)
             for j, (term, total) in enumerate(zip(found, sums, strict=True)):
                 sums[j] = total if term is None else term if total is None else total + term
-        return (*sums, *[None] * (len(constants) + len(optional)))
+        return (*sums, *[None] * (len(constants) + len(self.optional)))
 
-    torch.library.register_autograd(f"mlip::{name}", first, setup_context=first_context)
-    torch.library.register_autograd(f"mlip::{name}_backward", second, setup_context=second_context)
+    def _call(self, arguments: Sequence[Any]) -> tuple[Tensor, ...]:
+        out = self.forward_op(*arguments)
+        return (out,) if isinstance(out, Tensor) else tuple(out)
+
+    def _gradients(
+        self, grads: Sequence[Tensor], arguments: Sequence[Any], constants: Sequence[Any], needed: Sequence[bool]
+    ) -> list[Tensor | None]:
+        flags = [needed[k] for k in self.optional]
+        found = self.backward_op(*[grad.contiguous() for grad in grads], *arguments, *constants, *flags)
+        return [grad if need else None for grad, need in zip(found, needed, strict=True)]
+
+    def _refuse(self, needs: Sequence[bool]) -> None:
+        if any(needs):
+            raise NotImplementedError(f"{self.name}: no derivative with respect to a table: detach it")
+
+
+def _save(ctx: Any, tensors: Sequence[Any], constants: Sequence[Any]) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.is_tensor = [isinstance(c, Tensor) for c in constants]
+    ctx.save_for_backward(*tensors, *[c for c in constants if isinstance(c, Tensor)])
+    ctx.others = [None if isinstance(c, Tensor) else c for c in constants]
+
+
+def _saved(ctx: Any, count: int) -> tuple[Sequence[Tensor], list[Any]]:
+    tensors = iter(ctx.saved_tensors[count:])
+    constants = [next(tensors) if is_tensor else c for is_tensor, c in zip(ctx.is_tensor, ctx.others, strict=True)]
+    return ctx.saved_tensors[:count], constants
