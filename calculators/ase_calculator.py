@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from os import PathLike
 from typing import Any, TypeAlias
@@ -142,7 +142,7 @@ class MLIPCalculator(DeviatingCalculator):
         self.results = {**found, "free_energy": found["energy"], "energies": prediction.atom_energies.cpu().numpy()}
 
     def evaluate(
-        self, structures: Sequence[Atoms], forces: bool = True, stress: bool = False, batch_atoms: int | None = None
+        self, structures: Iterable[Atoms], forces: bool = True, stress: bool = False, batch_atoms: int | None = None
     ) -> list[dict[str, Any]]:
         """Results of many structures, evaluated in batches; they do not depend on these beyond rounding.
 
@@ -161,8 +161,7 @@ class MLIPCalculator(DeviatingCalculator):
             InputError, UnknownElementError: as for a single structure.
             TooLargeError: memory runs out on a single structure.
         """
-        for atoms in structures:
-            _require_atoms(atoms)
+        structures = _listed(structures, stress)
 
         def graph(batch: Sequence[Atoms]) -> AtomGraph:
             return atoms_to_graph(batch, self.potential.cutoff, device=self.device)
@@ -241,6 +240,24 @@ def _by_structure(prediction: Prediction | CommitteePrediction, sizes: Sequence[
 def _require_atoms(atoms: Atoms) -> None:
     if len(atoms) == 0:
         raise InputError("the structure has no atoms; expected at least one")
+
+
+def _listed(structures: Iterable[Atoms], stress: bool) -> list[Atoms]:
+    """Many structures, of which errors name the one that is wrong; in a batch it would have another number."""
+    if isinstance(structures, Atoms):
+        raise InputError("one structure; expected a list of structures")
+    found = list(structures)
+    for number, atoms in enumerate(found):
+        if not isinstance(atoms, Atoms):
+            raise InputError(f"structure {number} is a {type(atoms).__name__}; expected an ase.Atoms")
+        if len(atoms) == 0:
+            raise InputError(f"structure {number} has no atoms; expected at least one")
+        if stress and atoms.cell.rank < 3:
+            raise InputError(
+                f"structure {number} has no three-dimensional cell (a molecule?), which stress needs; "
+                "ask for energies and forces only"
+            )
+    return found
 
 
 def _require_finite(results: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,7 +60,9 @@ def _rows(count: int, indices: Sequence[int] | None) -> Tensor:
     """Components (3n,) of the flattened forces of `count` atoms that belong to the atoms `indices`, all if None."""
     if indices is None:
         return torch.arange(3 * count)
-    chosen = torch.as_tensor([int(index) for index in indices], dtype=torch.int64)
-    if len(chosen) and not (chosen.min() >= 0 and chosen.max() < count):
-        raise InputError(f"indices {chosen.tolist()}: expected numbers of atoms from 0 to {count - 1}")
+    numbers = list(indices)
+    whole = all(isinstance(index, int | np.integer) and not isinstance(index, bool) for index in numbers)
+    if not whole or not all(0 <= index < count for index in numbers):
+        raise InputError(f"indices {numbers}: expected numbers of atoms from 0 to {count - 1}")
+    chosen = torch.tensor([int(index) for index in numbers], dtype=torch.int64)
     return (3 * chosen.unsqueeze(1) + torch.arange(3)).flatten()

@@ -347,6 +347,13 @@ def test_never_nan(calculator: MLIPCalculator, silicon: Atoms) -> None:
             evaluate(silicon)
     with pytest.raises(InputError, match="no atoms"):
         calculator.evaluate([silicon, Atoms()])
+    for structures, message in (
+        (silicon, "one structure; expected a list"),
+        ([silicon, "Si"], "structure 1 is a str; expected an ase.Atoms"),
+        ([silicon] * 40 + [Atoms("Si")], "structure 40 has no three-dimensional cell"),
+    ):
+        with pytest.raises(InputError, match=message):
+            calculator.evaluate(structures, stress=True)
 
 
 def test_batches_are_bounded(calculator: MLIPCalculator, silicon: Atoms, monkeypatch: pytest.MonkeyPatch) -> None:

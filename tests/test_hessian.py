@@ -148,8 +148,9 @@ def test_refused() -> None:
     water = molecule("H2O")
     with pytest.raises(InputError, match="batch of 2 structures"):
         potential.hessian(atoms_to_graph([water, water], potential.cutoff))
-    with pytest.raises(InputError, match="from 0 to 2"):
-        potential.hessian(atoms_to_graph(water, potential.cutoff), [3])
+    for indices in ([3], [-1], [0.5], [True, False, True], np.array([True, False, True]), [[0, 1]]):
+        with pytest.raises(InputError, match="from 0 to 2"):
+            potential.hessian(atoms_to_graph(water, potential.cutoff), indices)  # type: ignore[arg-type]
     calculator = MLIPCalculator(potential, device="cpu")
     with pytest.raises(UnknownElementError, match="C"):
         calculator.get_hessian(molecule("CO"))
