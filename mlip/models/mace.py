@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from e3nn import o3
@@ -93,31 +93,9 @@ class MACE(EnergyModel):
         given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         plain = {name: list(v) if isinstance(v, list | tuple) else v for name, v in given.items()}  # as JSON has it
         super().__init__(**plain)  # type: ignore[arg-type]
-        for name, value, least in [
-            ("l_max", l_max, 0),
-            ("correlation", correlation, 1),
-            ("num_interactions", num_interactions, 1),
-            ("num_bessel", num_bessel, 1),
-            ("num_polynomial_cutoff", num_polynomial_cutoff, 1),
-            ("radial_mlp", radial_mlp, 1),
-        ]:
-            if min([value] if isinstance(value, int) else [least, *value]) < least:
-                raise InputError(f"{name} = {value}: expected at least {least}")
+        _check_options(given)
         degrees = _integers("l_max", l_max, num_interactions)
-        if max(degrees) > HIGHEST_DEGREE:
-            raise InputError(f"l_max = {l_max}: spherical harmonics go up to {HIGHEST_DEGREE}")
-        if not 0 < avg_num_neighbors < math.inf:
-            raise InputError(f"avg_num_neighbors = {avg_num_neighbors}: expected a positive number")
-        for name, kind in (("interaction", interaction), ("interaction_first", interaction_first)):
-            if kind not in INTERACTIONS:
-                raise InputError(f"{name} {kind!r}: expected one of {', '.join(INTERACTIONS)}")
-        if gate not in ACTIVATIONS:
-            raise InputError(f"gate {gate!r}: expected one of {', '.join(ACTIVATIONS)}")
-        if last_readout_only and num_interactions == 1:
-            raise InputError("last_readout_only: a single layer has no other readout; leave it out")
-        readout_width, readout_irreps = parse_irreps(mlp_irreps)
-        if readout_irreps != (SCALAR,):
-            raise InputError(f"mlp_irreps {mlp_irreps!r}: expected scalars only, such as '16x0e'")
+        readout_width, _ = parse_irreps(mlp_irreps)
         after = _layer_features(hidden_irreps, num_interactions, keep_last_irreps)
         self.l_max = max(degrees)
         self.embedding = nn.Parameter(torch.randn(len(self.elements), after[0].channels))
@@ -126,10 +104,7 @@ class MACE(EnergyModel):
         )
         self.repulsion = ZBL(self.elements, num_polynomial_cutoff) if pair_repulsion else None
         self.layers, self.readouts = nn.ModuleList(), nn.ModuleList()
-        unnatural = any(o3.Irrep("0o") in features.irreps for features in after)
-        kinds = {interaction_first, interaction} if num_interactions > 1 else {interaction_first}
-        if unnatural and "residual_nonlinear" in kinds:
-            raise InputError("residual_nonlinear: its gate knows no pseudoscalars; leave 0o out of hidden_irreps")
+        unnatural = _unnatural(after)
         before = Features((SCALAR,), after[0].channels)
         for t, orders in enumerate(_integers("correlation", correlation, num_interactions)):
             options = LayerOptions(
@@ -159,7 +134,7 @@ class MACE(EnergyModel):
         self.isolated_is_E0 = interaction_first in ("agnostic", "density") and not biased
         self.cutoff_smoothness = PolynomialCutoff.smoothness
         cut_off = self.repulsion is not None and self.repulsion.reach > cutoff
-        if cut_off or (apply_cutoff and "residual_nonlinear" in kinds):
+        if cut_off or (apply_cutoff and "residual_nonlinear" in _kinds(given)):
             self.cutoff_smoothness = -1
 
     def compiled(self, radial: str, trained: bool = False) -> Evaluator | None:
@@ -187,6 +162,48 @@ class MACE(EnergyModel):
         for readout, invariants in zip(self.readouts, features[-len(self.readouts) :], strict=True):
             energy = energy + readout(invariants, head)
         return AtomOutputs(energy=energy, features=torch.cat(features, dim=1))
+
+
+def _check_options(given: Mapping[str, Any]) -> None:
+    """Refuse arguments of `MACE` that can't be.
+
+    Raises:
+        InputError: one of them, with what was expected.
+    """
+    least = {"l_max": 0} | dict.fromkeys(
+        ("correlation", "num_interactions", "num_bessel", "num_polynomial_cutoff", "radial_mlp"), 1
+    )
+    for name, lowest in least.items():
+        value = given[name]
+        if min([value] if isinstance(value, int) else [lowest, *value]) < lowest:
+            raise InputError(f"{name} = {value}: expected at least {lowest}")
+    layers = given["num_interactions"]
+    if max(_integers("l_max", given["l_max"], layers)) > HIGHEST_DEGREE:
+        raise InputError(f"l_max = {given['l_max']}: spherical harmonics go up to {HIGHEST_DEGREE}")
+    if not 0 < given["avg_num_neighbors"] < math.inf:
+        raise InputError(f"avg_num_neighbors = {given['avg_num_neighbors']}: expected a positive number")
+    for name in ("interaction", "interaction_first"):
+        if given[name] not in INTERACTIONS:
+            raise InputError(f"{name} {given[name]!r}: expected one of {', '.join(INTERACTIONS)}")
+    if given["gate"] not in ACTIVATIONS:
+        raise InputError(f"gate {given['gate']!r}: expected one of {', '.join(ACTIVATIONS)}")
+    if given["last_readout_only"] and layers == 1:
+        raise InputError("last_readout_only: a single layer has no other readout; leave it out")
+    if parse_irreps(given["mlp_irreps"])[1] != (SCALAR,):
+        raise InputError(f"mlp_irreps {given['mlp_irreps']!r}: expected scalars only, such as '16x0e'")
+    after = _layer_features(given["hidden_irreps"], layers, given["keep_last_irreps"])
+    if _unnatural(after) and "residual_nonlinear" in _kinds(given):
+        raise InputError("residual_nonlinear: its gate knows no pseudoscalars; leave 0o out of hidden_irreps")
+
+
+def _kinds(given: Mapping[str, Any]) -> set[str]:
+    """Kinds of interaction of the layers."""
+    return {given["interaction_first"], *([given["interaction"]] if given["num_interactions"] > 1 else [])}
+
+
+def _unnatural(after: Sequence[Features]) -> bool:
+    """Whether there are pseudoscalars, so that all irreps of both parities arise."""
+    return any(o3.Irrep("0o") in features.irreps for features in after)
 
 
 def _integers(name: str, value: int | Sequence[int], num_layers: int) -> list[int]:
