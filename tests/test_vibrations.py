@@ -93,6 +93,16 @@ def test_a_crystal_at_gamma() -> None:
     assert result.frequencies_THz == pytest.approx(expected.frequencies_gamma_THz[3:], abs=2e-3)
 
 
+def test_a_wire_turns_about_its_axis() -> None:
+    calculator = MLIPCalculator("silicon", device="cpu")
+    wire = Atoms("Si2", [[0, 0, 0], [1.7, 0, 1.7]], cell=[0, 0, 3.4], pbc=[False, False, True])  # zigzag
+    wire = relax(wire, calculator, fmax=1e-5).atoms
+    result = vibrations(wire, calculator)
+    every = result.vibrations.get_frequencies()
+    still = np.sort(np.abs(every))[:4]
+    assert len(result.frequencies_per_cm) == 2 and still.max() < 1 < np.abs(result.frequencies_per_cm).min()
+
+
 def test_fixed_atoms_stay(cluster: Atoms) -> None:
     held = cluster.copy()
     held.set_constraint(FixAtoms([0, 3]))
@@ -119,6 +129,10 @@ def test_bad_input(cluster: Atoms) -> None:
         vibrations(cluster, toy(), displacement=0.0)
     with pytest.raises(InputError, match="no atoms"):
         vibrations(Atoms(), toy())
+    weightless = cluster.copy()
+    weightless.set_masses([0, 1, 1, 1, 1])
+    with pytest.raises(InputError, match="expected positive ones"):
+        vibrations(weightless, toy())
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,7 +34,7 @@ class VibrationResult(Result):
 
     Attributes:
         frequencies_per_cm: ascending, 1/cm, imaginary ones negative; without translations, and without rotations of a
-            molecule.
+            molecule, or of a wire about its axis.
         frequencies_THz: the same in THz.
         imaginary: number of modes below -1/cm: none at a minimum, one at a transition state.
         zero_point_energy: eV, of the modes that are not imaginary.
@@ -91,6 +91,8 @@ def vibrations(
     free = [int(index) for index in VibrationsData.indices_from_constraints(atoms)]
     if not free:
         raise InputError("all atoms are held by constraints; expected some that may move")
+    if not (system.get_masses()[free] > 0).all():
+        raise InputError(f"masses {system.get_masses()[free]}: expected positive ones of all atoms that may move")
     forces_max = float(np.linalg.norm(system.get_forces(), axis=1)[free].max())
     if forces_max > _UNRELAXED_FORCE:
         warnings.warn(
@@ -156,11 +158,13 @@ def _energies(hessian: Array, system: Atoms, free: list[int]) -> Array:
 
 
 def _inner_motions(system: Atoms) -> Array:
-    """Orthonormal mass-weighted motions (3N, k) other than translations and, without periodic axes, rotations."""
+    """Orthonormal mass-weighted motions (3N, k) other than translations and rotations, as far as axes are open."""
     arms = system.positions - system.get_center_of_mass()
     whole = [np.tile(axis, (len(system), 1)) for axis in np.eye(3)]
-    if not system.pbc.any():
-        whole += [np.cross(axis, arms) for axis in np.eye(3)]
+    if system.pbc.sum() < 2:  # a wire turns about its axis only
+        along = system.cell.array[system.pbc]
+        axes = along / np.linalg.norm(along) if len(along) else np.eye(3)
+        whole += [np.cross(axis, arms) for axis in axes]
     weighted = np.array(whole).reshape(len(whole), -1) * np.sqrt(np.repeat(system.get_masses(), 3))
     _, sizes, motions = np.linalg.svd(weighted)
     rank = int((sizes > _SMALLEST_ARM).sum())  # linear molecules and single atoms turn about fewer axes
