@@ -45,17 +45,22 @@ def enough_memory(n_atoms: int) -> Iterator[None]:
         ) from error
 
 
-def available_memory(device: torch.device, meminfo: str = "/proc/meminfo", group: str = "/sys/fs/cgroup") -> float:
+def available_memory(
+    device: torch.device,
+    meminfo: str = "/proc/meminfo",
+    groups: str = "/sys/fs/cgroup",
+    own_group: str = "/proc/self/cgroup",
+) -> float:
     """Bytes that can still be allocated on `device`; infinite where nothing tells.
 
-    Of a CPU that is what the machine, and the control group of the process (a container, a batch job), have left.
+    Of a CPU that is what the machine, and the control groups of the process (a container, a batch job), have left.
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return float(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
     if device.type != "cpu":
         return math.inf
-    return min(_of_machine(Path(meminfo)), _of_group(Path(group)))
+    return min(_of_machine(Path(meminfo)), *map(_of_group, _groups(Path(groups), Path(own_group))))
 
 
 def _of_machine(meminfo: Path) -> float:
@@ -68,6 +73,16 @@ def _of_machine(meminfo: Path) -> float:
         return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (AttributeError, OSError, ValueError):
         return math.inf
+
+
+def _groups(root: Path, own: Path) -> list[Path]:
+    """The control group of the process and all that it is in (version 2); a container sees its own as the root."""
+    try:
+        (path,) = (line[4:] for line in own.read_text().splitlines() if line.startswith("0::/"))
+    except (OSError, ValueError):
+        return [root]
+    parts = [part for part in path.split("/") if part]
+    return [root.joinpath(*parts[:depth]) for depth in range(len(parts) + 1)]
 
 
 def _of_group(group: Path) -> float:

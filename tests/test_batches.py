@@ -252,6 +252,16 @@ def test_available_memory(tmp_path: Path) -> None:
     assert available_memory(torch.device("meta")) == math.inf
 
 
+def test_memory_of_a_batch_job(tmp_path: Path) -> None:
+    """The limit is that of a group around the group of the process."""
+    (tmp_path / "job/step").mkdir(parents=True)
+    for group, limit, used in (("job", 9_000_000, 8_500_000), ("job/step", "max", 100_000)):
+        for name, value in (("max", limit), ("current", used), ("stat", "active_file 0")):
+            (tmp_path / group / f"memory.{name}").write_text(f"{value}\n")
+    (tmp_path / "own").write_text("4:memory:/else\n0::/job/step\n")
+    assert available_memory(CPU, groups=str(tmp_path), own_group=str(tmp_path / "own")) == 500_000
+
+
 def test_peak_sees_what_is_gone_at_the_end() -> None:
     with Peak(CPU) as peak:
         block = torch.ones(2**26)  # 256 MB
