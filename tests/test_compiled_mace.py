@@ -70,6 +70,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "l_max": 1,
         "num_interactions": 3,
     },
+    "gated scalars": {"hidden_irreps": "16x0e", "interaction": "residual_nonlinear", "l_max": 0},
     "two heads": {"hidden_irreps": "16x0e", "heads": ["a", "default"], "readout_bias": True},
 }
 

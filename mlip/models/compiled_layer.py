@@ -129,7 +129,7 @@ class CompiledGate:
         own = self.element_residual.index_select(1, species) if x is None else self.residual(directly, x)
         message = message / (density * self.beta + self.alpha) + own
         scalars, gates, *blocks = message.split([1, self.n_gates, *self.dims])
-        gated = [block * gate for block, gate in zip(blocks, sigmoid(gates).split(1), strict=True)]
+        gated = [block * gate for block, gate in zip(blocks, sigmoid(gates).unsqueeze(1), strict=True)]
         return self.mix(directly, torch.cat([silu(scalars), *gated]))
 
 

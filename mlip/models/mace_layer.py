@@ -121,7 +121,7 @@ class NonLinearInteraction(nn.Module):
         message = self.message(x, edge_features, edges) / norm + self.residual(x)
         scalars, gates, rest = message.split([1, self.n_gates, message.shape[0] - 1 - self.n_gates])
         blocks = rest.split(self.dims)
-        gated = [block * gate for block, gate in zip(blocks, sigmoid(gates).split(1), strict=True)]
+        gated = [block * gate for block, gate in zip(blocks, sigmoid(gates).unsqueeze(1), strict=True)]
         return self.mix(torch.cat([silu(scalars), *gated]))
 
 
