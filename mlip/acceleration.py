@@ -177,7 +177,8 @@ class Acceleration:
         if learning is None or learning[:3] != (model, first.dtype, first.device):
             learning = _Learning(model, first.dtype, first.device, self._learns(model))
             self._learning = learning
-        return (model.compiled(learning.radial, trained=True) if learning.radial else None) or model
+        with _full_precision(model):  # the operators, and what they are made of, have one precision
+            return (model.compiled(learning.radial, trained=True) if learning.radial else None) or model
 
     def _learns(self, model: EnergyModel) -> str | None:
         """The radial functions with which the derivatives that training needs are those of plain torch; None: none."""
@@ -207,8 +208,9 @@ class Acceleration:
 
 def _trains(model: EnergyModel, radial: str, tolerance: float) -> bool:
     """Whether the compiled operators give the gradients of plain torch."""
-    if model.compiled(radial, trained=True) is None:
-        return False
+    with _full_precision(model):
+        if model.compiled(radial, trained=True) is None:
+            return False
     for atoms in probes(model):
         with _full_precision(model):
             deviation = np.max([gradient_disagreement(model, radial, atoms, head) for head in range(len(model.heads))])

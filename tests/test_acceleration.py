@@ -109,10 +109,11 @@ def test_steps_of_fused_optimizers_are_noticed(training: bool) -> None:
 
 def test_first_used_under_autocast() -> None:
     """The check against plain torch, whose outcome is kept, is made in full precision."""
-    potential = make().to(torch.float32)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        potential(graph_of())
-    assert isinstance(potential.acceleration.evaluator(potential.model), CompiledMACE)
+    for training in (False, True):
+        potential = make().to(torch.float32).requires_grad_(training)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            potential(graph_of(), training=training)
+        assert isinstance(potential.acceleration.evaluator(potential.model), CompiledMACE)
 
 
 @pytest.mark.parametrize("radial", ["exact", "table"])
