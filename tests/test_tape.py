@@ -41,6 +41,15 @@ def test_only_what_is_needed():
     assert found[0].isfinite().all() and found[1] is None
 
 
+def test_sums_of_different_shapes():
+    x, y = torch.ones(3, 1), torch.ones(3, 4)
+    for other, expected in ((y, 4.0), (2.0, 1.0)):
+        tape = Tape(x)
+        out = tape(torch.add, x, other)
+        (found,) = tape.gradients(out, torch.ones_like(out), [x])
+        assert torch.equal(found, torch.full_like(x, expected))
+
+
 def test_gradients_can_be_asked_for_once():
     tape = Tape(x := torch.ones(3, dtype=torch.float64))
     out = tape(torch.sin, x)

@@ -130,6 +130,7 @@ def _cast_to(needed: Sequence[bool], x: Tensor, dtype: torch.dtype) -> tuple[Ten
 
 @rule_of(torch.add)
 def _add(needed: Sequence[bool], a: Tensor, b: Tensor) -> tuple[Tensor, Pullback]:
-    """Of tensors of one shape."""
+    if not isinstance(b, Tensor) or a.shape != b.shape:
+        return by_autograd(torch.add, needed, a, b)
     dtypes = a.dtype, b.dtype
     return a + b, lambda g: [g.to(dtype) for dtype in dtypes]
