@@ -16,6 +16,8 @@
 #include <utility>
 #include <vector>
 
+#include "subnormals.hpp"
+
 extern "C" {
 struct AtenTensorOpaque;
 struct TorchLibraryOpaque;
@@ -200,7 +202,8 @@ class IntegerList {
   StableListHandle handle_;
 };
 
-// body(begin, end) over torch's own threads; the first exception thrown by a body is thrown again here.
+// body(begin, end) over torch's own threads, without subnormal numbers; the first exception thrown by a body is thrown
+// again here.
 template <class Body>
 void parallel_for(int64_t begin, int64_t end, int64_t grain, const Body& body) {
   struct Context {
@@ -210,6 +213,7 @@ void parallel_for(int64_t begin, int64_t end, int64_t grain, const Body& body) {
   } context{body, {}, nullptr};
   const auto run = [](int64_t first, int64_t last, void* pointer) {
     auto& shared = *static_cast<Context*>(pointer);
+    const mlip::SubnormalsAreZero mode;
     try {
       shared.body(first, last);
     } catch (...) {

@@ -140,7 +140,7 @@ def _geometry(graph: AtomGraph) -> tuple[Tensor, ...]:
 def _by_strain(gradient: Tensor, vectors: Tensor, graph: AtomGraph) -> Tensor:
     """∂E/∂ε (B, 3, 3) for vectors (E, 3) -> vectors (1 + ε), from the gradient by vectors."""
     if graph.n_graphs == 1:
-        virial = (vectors.T @ gradient).unsqueeze(0)
+        virial = ops.transposed_product(vectors, gradient).unsqueeze(0)
     else:
         products = (vectors.unsqueeze(2) * gradient.unsqueeze(1)).flatten(1)
         virial = ops.segment_sum(products, graph.batch[graph.edge_index[0]], graph.n_graphs).view(-1, 3, 3)

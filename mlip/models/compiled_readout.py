@@ -36,24 +36,25 @@ class CompiledReadout:
     def __call__(self, run: Run, scalars: Tensor, head: int) -> Tensor:
         """(N, C) to (N,)."""
         if self.matrices is None:
-            out: Tensor = run(self.readout, scalars, head)
+            out: Tensor = run(self.readout, scalars, head, ops.matmul)
             return out
         out = run(_perceptron, scalars, *(matrix[head] for matrix in self.matrices))
         return out
 
 
 def _perceptron(x: Tensor, first: Tensor, last: Tensor | None = None) -> Tensor:
-    """x @ first, or silu(x @ first) @ last, without the axis of length one."""
-    if last is None:
-        return torch.mv(x, first.squeeze(1))
-    return torch.mv(ops.silu(ops.matmul(x, first)), last.squeeze(1))
+    """x @ first, or silu(x @ first) @ last, without the axis of length one.
+
+    Not `torch.mv`, whose bits depend on the number of threads.
+    """
+    z = ops.matmul(x, first)
+    return z.squeeze(1) if last is None else ops.matmul(ops.silu(z), last).squeeze(1)
 
 
 @rule_of(_perceptron)
 def _rule(needed: Sequence[bool], x: Tensor, first: Tensor, last: Tensor | None = None) -> tuple[Tensor, Pullback]:
     if last is None:
-        column = first.squeeze(1)
-        return torch.mv(x, column), lambda g: (torch.outer(g, column),)
-    z, weights = ops.matmul(x, first), last.squeeze(1)
-    out = torch.mv(ops.silu(z), weights)
-    return out, lambda g: (ops.matmul(ops.silu(z, torch.outer(g, weights), 1), first.T),)
+        return _perceptron(x, first), lambda g: (torch.outer(g, first.squeeze(1)),)
+    z = ops.matmul(x, first)
+    out = ops.matmul(ops.silu(z), last).squeeze(1)
+    return out, lambda g: (ops.matmul(ops.silu(z, torch.outer(g, last.squeeze(1)), 1), first.T),)

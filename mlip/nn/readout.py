@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -36,11 +37,13 @@ class Readout(nn.Module):
         self.norms = [1 / math.sqrt(size) for size in fan_in]
         self.gate = ACTIVATIONS[gate]
 
-    def forward(self, scalars: Tensor, head: int) -> Tensor:
-        """(N, C) to (N,)."""
-        x = scalars @ (self.weights[0][head] * self.norms[0])
+    def forward(
+        self, scalars: Tensor, head: int, matmul: Callable[[Tensor, Tensor], Tensor] = torch.matmul
+    ) -> Tensor:
+        """(N, C) to (N,), with matrix products by `matmul`."""
+        x = matmul(scalars, self.weights[0][head] * self.norms[0])
         for k, norm in enumerate(self.norms[1:], start=1):
-            x = self.gate(x) @ (self.weights[k][head] * norm)
+            x = matmul(self.gate(x), self.weights[k][head] * norm)
             if len(self.biases):
                 x = x + self.biases[k - 1][head]
         return x.squeeze(1)

@@ -12,6 +12,7 @@ from mlip.ops.element_linear import element_linear as element_linear
 from mlip.ops.interpolation import cubic_weights as cubic_weights
 from mlip.ops.irreps_linear import irreps_linear as irreps_linear
 from mlip.ops.matmul import matmul as matmul
+from mlip.ops.matmul import transposed_product as transposed_product
 from mlip.ops.message import arrange_channels as arrange_channels
 from mlip.ops.message import coupling_matrix as coupling_matrix
 from mlip.ops.message import join_table as join_table

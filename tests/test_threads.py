@@ -1,0 +1,69 @@
+"""Whole evaluations and training steps have the same bits for any number of threads; subnormal numbers cost nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from ase.build import bulk
+from torch import Tensor
+
+import mlip
+from mlip import ops
+from mlip.convert import atoms_to_graph
+from mlip.models import MACE
+from mlip.potential import Potential
+
+pytestmark = pytest.mark.skipif(not mlip.compiled, reason="the compiled operators are not installed")
+
+
+@pytest.fixture(autouse=True)
+def threads_of_before() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def wide_potential(dtype: torch.dtype) -> Potential:
+    """So wide that the matrix products of common libraries would share their sums among threads."""
+    torch.manual_seed(0)
+    model = MACE(elements=(14,), cutoff=4.5, hidden_irreps="64x0e", l_max=2, correlation=2, radial_mlp=(16,))
+    return Potential(model, E0s={14: -1.0}).to(dtype)
+
+
+def evaluated(potential: Potential, n_structures: int, training: bool) -> list[Tensor]:
+    structures = [bulk("Si", cubic=True) * (3, 3, 3) for _ in range(n_structures)]
+    for seed, atoms in enumerate(structures):
+        atoms.rattle(0.05, seed=seed)
+    graph = atoms_to_graph(structures, potential.cutoff)
+    potential.requires_grad_(training)
+    found = potential(graph, forces=True, stress=True, training=training)
+    results = [found.energy, found.forces, found.stress]
+    if training:
+        loss = found.energy.square().sum() + found.forces.square().sum()
+        results += torch.autograd.grad(loss, [p for p in potential.parameters() if p.requires_grad], allow_unused=True)
+    return [result.detach() for result in results if result is not None]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("n_structures", "training"), [(1, False), (2, False), (2, True)])
+def test_threads_do_not_change_a_bit(dtype: torch.dtype, n_structures: int, training: bool) -> None:
+    potential = wide_potential(dtype)
+    results = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        results.append(evaluated(potential, n_structures, training))
+    assert len(results[0]) > (10 if training else 2)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_subnormal_numbers_are_zero_in_operators_alone(dtype: torch.dtype) -> None:
+    tiny = torch.finfo(dtype).tiny
+    x = torch.full((1000, 64), 2.0**40, dtype=dtype)
+    torch.set_num_threads(2)
+    assert (ops.matmul(x, torch.full((64, 64), tiny / 2, dtype=dtype)) == 0).all()
+    assert (ops.matmul(x, torch.full((64, 64), tiny, dtype=dtype)) > 0).all()
+    assert (torch.full((100_000,), tiny, dtype=dtype) / 2 > 0).all()  # on all threads
