@@ -67,7 +67,11 @@ def _strip(x: Any) -> Any:
 
 
 def _check(name: str, tensors: list[Tensor]) -> None:
-    """Tensors on the CPU may be numbers, or programs of contractions."""
+    """Tensors on the CPU may be numbers, or programs of contractions.
+
+    Indexing with a list makes a tensor on the device without any mode seeing it: its numbers are lost here, and copied,
+    while the program waits, on a real device. An index tensor is what the code should have.
+    """
     for x in tensors:
         program = x.dtype == torch.int32 and x.dim() == 1
         if x.device == DEVICE or (x.dim() > 0 and not program and not name.startswith(MIXING)):

@@ -37,7 +37,8 @@ pytestmark = [
 
 def build(folder: Path) -> Path:
     """The library, whose operators are `torch.ops.mlip_emulated.*`."""
-    flags = ["-std=c++17", "-O1", "-fPIC", "-w", f"-I{EMULATION}", f"-I{SOURCES}"]
+    # Hidden: the loader merges variables of templates in all libraries that export them, even with those of `_ops.so`.
+    flags = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-w", f"-I{EMULATION}", f"-I{SOURCES}"]
     objects = []
     for source in [*(SOURCES / name for name in FILES), EMULATION / "emulation.cpp"]:
         objects.append(folder / f"{source.stem}.o")

@@ -181,20 +181,22 @@ class FirstMessage:
             species = torch.searchsorted(present, species)
         harmonics = leading_columns(run, pairs.harmonics, sum(self._message.dims_y))
         collected = run(ops.neighbor_outer, harmonics, activations, pairs.offsets)
-        mix, then = self._of(tuple(present.tolist()))
+        mix, then = self._of(present)
         out = mix(run, collected, species)
         return out if then is None else then(run, out, species)
 
-    def _of(self, present: tuple[int, ...]) -> tuple[CompiledMap, CompiledMap | None]:
-        """The maps for structures of these elements."""
-        made = self._maps.get(present)
+    def _of(self, present: Tensor) -> tuple[CompiledMap, CompiledMap | None]:
+        """The maps for structures of these elements (S,)."""
+        if self._trained:
+            return self._make(present)
+        key = tuple(present.tolist())
+        made = self._maps.get(key)
         if made is None:
-            made = self._make(list(present))
-            if not self._trained:
-                self._maps = {**dict(list(self._maps.items())[-15:]), present: made}  # other threads may read it
+            made = self._make(present)
+            self._maps = {**dict(list(self._maps.items())[-15:]), key: made}  # other threads may read it
         return made
 
-    def _make(self, present: list[int]) -> tuple[CompiledMap, CompiledMap | None]:
+    def _make(self, present: Tensor) -> tuple[CompiledMap, CompiledMap | None]:
         message, features = self._message, self._features[present]
         harmonics = [None if k is None else message.paths[k][2] for k in self._paths]
         matrices = [

@@ -37,9 +37,7 @@ class Readout(nn.Module):
         self.norms = [1 / math.sqrt(size) for size in fan_in]
         self.gate = ACTIVATIONS[gate]
 
-    def forward(
-        self, scalars: Tensor, head: int, matmul: Callable[[Tensor, Tensor], Tensor] = torch.matmul
-    ) -> Tensor:
+    def forward(self, scalars: Tensor, head: int, matmul: Callable[[Tensor, Tensor], Tensor] = torch.matmul) -> Tensor:
         """(N, C) to (N,), with matrix products by `matmul`."""
         x = matmul(scalars, self.weights[0][head] * self.norms[0])
         for k, norm in enumerate(self.norms[1:], start=1):
