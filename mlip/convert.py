@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -46,6 +46,40 @@ def check_structure(atoms: Atoms) -> None:
         )
 
 
+def check_structures(structures: Sequence[Atoms], name: Callable[[int], str] = lambda index: "") -> None:
+    """`check_structure` for many, at once where nothing is wrong.
+
+    Args:
+        structures: to be checked.
+        name: what an error starts with, by the place of the structure.
+    """
+    if _are_plain(structures):
+        return
+    for index, atoms in enumerate(structures):
+        try:
+            check_structure(atoms)
+        except InputError as error:
+            raise InputError(f"{name(index)}{error}") from error
+
+
+def _are_plain(structures: Sequence[Atoms]) -> bool:
+    """Whether all are right at first sight: finite, of elements, with a cell that spans space along all or no axes."""
+    if not structures:
+        return True
+    cells = np.array([a.cell.array for a in structures])
+    pbc = np.array([a.pbc for a in structures])
+    numbers = np.concatenate([a.numbers for a in structures])
+    finite = np.isfinite(cells).all() and all(np.isfinite(a.positions).all() for a in structures)
+    if not finite or (len(numbers) and not (numbers.min() >= 1 and numbers.max() <= 118)):
+        return False
+    periodic = pbc.all(axis=1)
+    if (pbc.any(axis=1) & ~periodic).any():
+        return False
+    cells = cells[periodic]
+    tolerance = 1e-8 * np.maximum(1.0, np.abs(cells).max(axis=(1, 2), initial=0.0))
+    return bool((np.linalg.matrix_rank(cells, tol=tolerance) == 3).all())
+
+
 def _axes(pbc: np.ndarray) -> str:
     return ", ".join(name for name, on in zip("abc", pbc, strict=True) if on)
 
@@ -64,8 +98,7 @@ def atoms_to_graph(
     structures = [atoms] if isinstance(atoms, Atoms) else list(atoms)
     if not structures:
         raise InputError("no structures given; expected one ase.Atoms or a non-empty sequence of them")
-    for structure in structures:
-        check_structure(structure)
+    check_structures(structures)
     sizes = [len(a) for a in structures]
     positions = torch.from_numpy(np.concatenate([a.positions for a in structures]).astype(np.float64, copy=False))
     cell = torch.from_numpy(np.array([a.cell.array for a in structures], dtype=np.float64))

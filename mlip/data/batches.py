@@ -23,7 +23,7 @@ class Labels(NamedTuple):
     energy: Tensor  # (B,) float64, eV
     forces: Tensor  # (N, 3) float64, eV/Å
     stress: Tensor  # (B, 3, 3) float64, eV/Å³
-    energy_weight: Tensor  # (B,) float64, the structure's weight, zero without label
+    energy_weight: Tensor  # (B,) float64, weight of the structure x of its label, zero without label
     forces_weight: Tensor  # (B,)
     stress_weight: Tensor  # (B,)
 
@@ -68,8 +68,8 @@ def make_samples(
 
 
 def _labels(structure: LabelledStructure) -> Labels:
-    def known(label: object) -> Tensor:
-        return torch.tensor([structure.weight if label is not None else 0.0], dtype=torch.float64)
+    def weight(name: str) -> Tensor:
+        return torch.tensor([structure.label_weight(name)], dtype=torch.float64)
 
     forces = np.zeros((len(structure.atoms), 3)) if structure.forces is None else structure.forces
     stress = np.zeros((3, 3)) if structure.stress is None else structure.stress
@@ -77,9 +77,9 @@ def _labels(structure: LabelledStructure) -> Labels:
         energy=torch.tensor([structure.energy or 0.0], dtype=torch.float64),
         forces=torch.from_numpy(forces),
         stress=torch.from_numpy(stress).unsqueeze(0),
-        energy_weight=known(structure.energy),
-        forces_weight=known(structure.forces),
-        stress_weight=known(structure.stress),
+        energy_weight=weight("energy"),
+        forces_weight=weight("forces"),
+        stress_weight=weight("stress"),
     )
 
 

@@ -10,17 +10,18 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import compare_atoms
 from numpy.typing import NDArray
 
-from mlip.convert import check_structure
-from mlip.errors import DataError, InputError
-from mlip.units import voigt_6_to_full_3x3
+from mlip.convert import check_structures
+from mlip.data.reading import read_structures
+from mlip.data.stress import stress_label
+from mlip.data.weights import LabelWeights, label_weights, structure_weight
+from mlip.errors import DataError
 
+#: What is learned. Virials become stresses as they are read.
 PROPERTIES = ("energy", "forces", "stress")
-ISOLATED_NAMES = frozenset({"isolatedatom", "isolated_atom"})
-#: A stress tensor may be this asymmetric, relative to its largest component; what is written with few digits is.
-ASYMMETRY = 1e-2
+#: What files may hold.
+KEYS = (*PROPERTIES, "virials")
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class LabelKeys:
     energy: str | None = None
     forces: str | None = None
     stress: str | None = None
+    virials: str | None = None  # -volume x stress, eV: mace's and QUIP's sign
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,24 @@ class LabelledStructure:
     weight: float = 1.0
     group: str = ""
     index: int = 0  # place in the file, for errors
+    weights: LabelWeights = LabelWeights()  # of the labels, beside that of the structure
 
     @property
     def is_isolated_atom(self) -> bool:
-        """One atom, marked as isolated in `config_type` or not periodic at all."""
-        marked = self.group.lower() in ISOLATED_NAMES
-        return len(self.atoms) == 1 and (marked or not self.atoms.pbc.any())
+        """One atom, marked as isolated in `config_type` or not periodic at all.
+
+        One atom in a periodic cell without a mark is a crystal (bcc, fcc), or at least may be one.
+        """
+        return len(self.atoms) == 1 and (is_isolated_mark(self.group) or not self.atoms.pbc.any())
+
+    def label_weight(self, name: str) -> float:
+        """Weight of the label `name` in the loss; zero without label."""
+        return 0.0 if getattr(self, name) is None else self.weight * getattr(self.weights, name)
+
+
+def is_isolated_mark(group: str) -> bool:
+    """Whether a `config_type` marks an isolated atom: IsolatedAtom, isolated_atom, isolated-atom, isolated atom."""
+    return "".join(filter(str.isalpha, group.lower())) == "isolatedatom"
 
 
 @dataclass(frozen=True)
@@ -59,6 +73,7 @@ class LabelledData:
     keys: LabelKeys
     source: str = ""
     counts: dict[str, int] = field(default_factory=dict)
+    ignored_stresses: int = 0  # of structures that are not periodic in three dimensions
 
     def __len__(self) -> int:
         return len(self.structures)
@@ -75,41 +90,29 @@ def read_labelled(path: str | Path, keys: LabelKeys = LabelKeys()) -> LabelledDa
     return label_structures(read_structures(path), keys, source=str(path))
 
 
-def read_structures(path: str | Path) -> list[Atoms]:
-    """All structures of a file.
-
-    Raises:
-        OSError: the file can't be opened.
-        DataError: it is empty or not a file of structures.
-    """
-    from ase.io import read
-
-    file = Path(path)
-    with open(file, "rb") as stream:
-        if not stream.read(1):
-            raise DataError(f"{file} is empty; expected structures, for example in extended xyz")
-    try:
-        structures = read(file, index=":", format="extxyz" if file.suffix in (".xyz", ".extxyz") else None)
-    except Exception as error:  # ASE's readers raise nearly anything on a file that is not theirs, OSError included
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise DataError(f"{file} can't be read as structures: {type(error).__name__}: {error}") from error
-    if not structures:
-        raise DataError(f"{file} holds no structure")
-    return list(structures)
-
-
 def label_structures(structures: Sequence[Atoms], keys: LabelKeys, source: str = "the data") -> LabelledData:
     """Collect the labels of structures in memory; errors as in `read_labelled`."""
-    found = LabelKeys(**{name: _find_key(structures, name, getattr(keys, name), source) for name in PROPERTIES})
+    found = LabelKeys(**{name: _find_key(structures, name, getattr(keys, name), source) for name in KEYS})
+    check_all(structures, source)
     labelled = [_label(atoms, found, index, source) for index, atoms in enumerate(structures)]
     counts = {name: sum(getattr(s, name) is not None for s in labelled) for name in PROPERTIES}
+    ignored = sum(s.stress is None and _has_stress(s.atoms, found) for s in labelled)
     if not any(counts.values()):
+        names = ", ".join(f"REF_{name}" for name in KEYS)
         raise DataError(
-            f"{source}: no structure has a label under REF_energy, REF_forces, REF_stress, energy, forces or stress; "
-            f"present are {_present(structures)}. Name the right ones with --energy_key, --forces_key, --stress_key"
+            f"{source}: no structure has a label under {names} or {', '.join(KEYS)}; present are "
+            f"{_present(structures)}. Name the right ones with --energy_key, --forces_key, --stress_key, --virials_key"
+            + (f" ({ignored} stresses of structures not periodic in three dimensions are none)" if ignored else "")
         )
-    return LabelledData(labelled, found, source, counts)
+    return LabelledData(labelled, found, source, counts, ignored)
+
+
+def check_all(structures: Sequence[Atoms], source: str) -> None:
+    """Raise for a structure that no potential can evaluate, with its place in the file."""
+    for index, atoms in enumerate(structures):
+        if len(atoms) == 0:
+            raise DataError(f"structure {index} of {source} has no atoms")
+    check_structures(structures, lambda index: f"structure {index} of {source}: ")
 
 
 def _find_key(structures: Sequence[Atoms], name: str, wanted: str | None, source: str) -> str | None:
@@ -124,8 +127,10 @@ def _find_key(structures: Sequence[Atoms], name: str, wanted: str | None, source
     return None
 
 
-def _value(atoms: Atoms, name: str, key: str) -> Any:
+def _value(atoms: Atoms, name: str, key: str | None) -> Any:
     """The label under `key`: in info, in arrays, or (plain names) in the calculator where ASE's readers put it."""
+    if key is None:
+        return None
     store = atoms.arrays if name == "forces" else atoms.info
     if key in store:
         return store[key]
@@ -134,13 +139,31 @@ def _value(atoms: Atoms, name: str, key: str) -> Any:
     return None
 
 
-def _is_stale(atoms: Atoms, name: str, key: str) -> bool:
-    """Whether the label comes from a calculator that computed it for something else."""
-    if key in (atoms.arrays if name == "forces" else atoms.info):
-        return False
+def _has_stress(atoms: Atoms, keys: LabelKeys) -> bool:
+    return any(_value(atoms, name, getattr(keys, name)) is not None for name in ("stress", "virials"))
+
+
+def _check_fresh(atoms: Atoms, keys: LabelKeys, where: str) -> None:
+    """Refuse labels from a calculator that computed them for something else."""
     computed = getattr(atoms.calc, "atoms", None)
-    parts = {"positions", "numbers", "cell", "pbc"}
-    return computed is not None and bool(parts & set(compare_atoms(computed, atoms)))
+    if computed is None or all(
+        np.array_equal(a, b)
+        for a, b in (
+            (computed.positions, atoms.positions),
+            (computed.numbers, atoms.numbers),
+            (computed.cell.array, atoms.cell.array),
+            (computed.pbc, atoms.pbc),
+        )
+    ):
+        return
+    for name in KEYS:
+        key = getattr(keys, name)
+        stored = key in (atoms.arrays if name == "forces" else atoms.info)
+        if not stored and _value(atoms, name, key) is not None:
+            raise DataError(
+                f"{where}: the calculator holds results of other positions or another cell (it is shared, or the "
+                "structure was changed since); store the labels in info and arrays, as REF_energy and so on"
+            )
 
 
 def _present(structures: Sequence[Atoms]) -> str:
@@ -153,61 +176,40 @@ def _present(structures: Sequence[Atoms]) -> str:
 
 def _label(atoms: Atoms, keys: LabelKeys, index: int, source: str) -> LabelledStructure:
     where = f"structure {index} of {source}"
-    if len(atoms) == 0:
-        raise DataError(f"{where} has no atoms")
-    try:
-        check_structure(atoms)
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from error
-    values = {name: _value(atoms, name, key) if (key := getattr(keys, name)) else None for name in PROPERTIES}
-    if any(value is not None and _is_stale(atoms, name, getattr(keys, name)) for name, value in values.items()):
-        raise DataError(
-            f"{where}: the calculator holds results of other positions or another cell (it is shared, or the structure "
-            "was changed since); store the labels in info and arrays, as REF_energy and so on"
-        )
+    if atoms.calc is not None:
+        _check_fresh(atoms, keys, where)
+    values = {name: _value(atoms, name, getattr(keys, name)) for name in KEYS}
     arrays = {name: _as_array(value, f"{where}: {name}") for name, value in values.items() if value is not None}
-    energy, forces, stress = (arrays.get(name) for name in PROPERTIES)
+    energy, forces, stress, virials = (arrays.get(name) for name in KEYS)
     if energy is not None and energy.size != 1:
         raise DataError(f"{where}: the energy has shape {energy.shape}; expected one number in eV")
     if forces is not None and forces.shape != (len(atoms), 3):
         raise DataError(f"{where}: the forces have shape {forces.shape}; expected {(len(atoms), 3)}, eV/Å")
+    if stress is not None or virials is not None:
+        stress = stress_label(stress, virials, atoms, where)
+    group = str(atoms.info.get("config_type", atoms.info.get("group", "")))
+    if len(atoms) > 1 and is_isolated_mark(group):
+        raise DataError(f"{where} is marked {group} but has {len(atoms)} atoms; expected one, or another config_type")
     return LabelledStructure(
         atoms=atoms,
         energy=None if energy is None else float(energy.item()),
         forces=forces,
-        stress=None if stress is None else _full_stress(stress, atoms, where),
-        weight=_weight(atoms, where),
-        group=str(atoms.info.get("config_type", atoms.info.get("group", ""))),
+        stress=stress,
+        weight=structure_weight(atoms.info, where),
+        group=group,
         index=index,
+        weights=label_weights(atoms.info, where),
     )
 
 
 def _as_array(value: Any, what: str) -> NDArray[np.float64]:
     try:
-        array = np.asarray(value, dtype=float)
+        array = np.asarray(value)
+        if array.dtype == bool:  # a key without a value reads as True
+            raise ValueError
+        array = array.astype(np.float64, copy=False)
     except (TypeError, ValueError) as error:
         raise DataError(f"{what} {value!r} is not numeric") from error
     if not np.isfinite(array).all():
         raise DataError(f"{what} is not finite ({np.isnan(array).sum()} NaN); remove the label or the structure")
     return array
-
-
-def _full_stress(stress: NDArray[np.float64], atoms: Atoms, where: str) -> NDArray[np.float64] | None:
-    """Stress as a symmetric 3x3 tensor; a structure that is not periodic in 3D has none, whatever the file says."""
-    if stress.size == 6 and stress.ndim == 1:
-        full = voigt_6_to_full_3x3(stress)
-    elif stress.size == 9:
-        full = stress.reshape(3, 3)
-    else:
-        raise DataError(f"{where}: the stress has shape {stress.shape}; expected 3x3, 9 or 6 (Voigt) numbers, eV/Å³")
-    if np.abs(full - full.T).max() > ASYMMETRY * np.abs(full).max():
-        raise DataError(f"{where}: the stress tensor {full.tolist()} is not symmetric")
-    return (full + full.T) / 2 if atoms.pbc.all() else None
-
-
-def _weight(atoms: Atoms, where: str) -> float:
-    """The structure's weight in the loss, `config_weight` in info as in MACE's data files."""
-    weight = _as_array(atoms.info.get("config_weight", 1.0), f"{where}: config_weight")
-    if weight.size != 1 or weight.item() < 0:
-        raise DataError(f"{where}: config_weight is {weight.tolist()}; expected one number, zero or more")
-    return float(weight.item())
