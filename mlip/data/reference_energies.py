@@ -1,19 +1,23 @@
-"""E0s: the energy of one atom of each element, taken from isolated atoms, fitted, or given."""
+"""E0s: the energy of one atom of each element, taken from isolated atoms, fitted, given, or from a file."""
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
 
-from mlip.data.labels import LabelledStructure
+from mlip.data.labels import LabelKeys, LabelledStructure, read_labelled
 from mlip.errors import DataError, InputError
 
 _ENTRY = re.compile(r"""["']?([A-Za-z]{1,2}|\d{1,3})["']?\s*:\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)""")
 _PLAIN_MAPPING = re.compile(r"\{[^{}]*\}")
+_XYZ = (".xyz", ".extxyz")
 
 
 class ReferenceEnergies(NamedTuple):
@@ -27,32 +31,71 @@ def reference_energies(
     option: str | Mapping[int, float] | Mapping[str, float],
     training: Sequence[LabelledStructure],
     isolated: Sequence[LabelledStructure],
+    energy_key: str | None = None,
 ) -> ReferenceEnergies:
-    """E0s as asked for: `isolated`, `average`, `{14: -0.8}` or `{Si: -0.8}`.
+    """E0s of the elements of the training structures, as asked for.
 
     Args:
-        option: what the user asked for.
+        option: `isolated`, `average`, a mapping such as `{14: -0.8}` or `{Si: -0.8}`, or a file: a mapping in JSON,
+            or isolated atoms in extended xyz.
         training: structures that train, without isolated atoms.
         isolated: structures of one isolated atom.
+        energy_key: of the energies in a file of isolated atoms.
 
     Raises:
-        DataError: isolated atoms asked for but not there for every element; no energies to average.
+        DataError: isolated atoms asked for but not there for every element; no energies to average; a file that does
+            not hold what it should.
         InputError: an option that is none of these, or a mapping that leaves out an element of the data.
     """
-    elements = sorted({int(z) for s in (*training, *isolated) for z in s.atoms.numbers})
+    elements = sorted({int(z) for s in training for z in s.atoms.numbers})
     if isinstance(option, Mapping) or _PLAIN_MAPPING.fullmatch(option.strip()):
-        return _given(parse_E0s(option), elements)
+        return _given(parse_E0s(option), elements, "given")
     if option == "average":
-        return _average(training, sorted({int(z) for s in training for z in s.atoms.numbers}))
+        return _average(training, elements)
     if option == "isolated":
-        return _from_isolated(isolated, elements)
-    raise InputError(f"--E0s {option!r}: expected isolated, average or a mapping such as {{14: -0.8}}")
+        return _from_isolated(isolated, elements, "the training data", "isolated atoms of the training file")
+    if is_E0s_file(option):
+        return _from_file(Path(option), elements, energy_key)
+    raise InputError(
+        f"--E0s {option!r}: expected isolated, average, a mapping such as {{14: -0.8}} or a file, .json or .xyz"
+    )
+
+
+def is_E0s_file(option: object) -> bool:
+    """Whether a value of --E0s names a file."""
+    return isinstance(option, str) and (Path(option).suffix in (".json", *_XYZ) or Path(option).is_file())
+
+
+def _from_file(path: Path, elements: Sequence[int], energy_key: str | None) -> ReferenceEnergies:
+    """A mapping in JSON, or isolated atoms with energies in whatever ASE reads.
+
+    Raises:
+        OSError: no such file.
+        DataError: the file does not hold that.
+    """
+    if path.suffix != ".json":
+        atoms = read_labelled(path, LabelKeys(energy=energy_key)).structures
+        for s in atoms:
+            if not s.is_isolated_atom:
+                raise DataError(
+                    f"--E0s: structure {s.index} of {path} is no isolated atom but {s.atoms.get_chemical_formula()} "
+                    f"with pbc {s.atoms.pbc.tolist()}; expected one atom each, with config_type=IsolatedAtom or "
+                    "without periodic boundaries"
+                )
+        return _from_isolated(atoms, elements, str(path), f"isolated atoms of {path.name}")
+    try:
+        mapping = json.loads(path.read_text())
+    except ValueError as error:
+        raise DataError(f"--E0s: {path} is not JSON: {error}") from error
+    if not isinstance(mapping, dict):
+        raise DataError(f'--E0s: {path} holds a {type(mapping).__name__}; expected a mapping such as {{"14": -0.8}}')
+    return _given(parse_E0s(mapping), elements, f"given in {path.name}")
 
 
 def parse_E0s(option: str | Mapping[int, float] | Mapping[str, float]) -> dict[int, float]:
     """`{14: -0.8}` or `{Si: -0.8}`, as text or as a mapping, to energies by atomic number."""
     if isinstance(option, Mapping):
-        pairs: list[tuple[str, float]] = [(str(key), float(value)) for key, value in option.items()]
+        pairs: list[tuple[str, float]] = [(str(key), _number(key, value)) for key, value in option.items()]
     else:
         body = option.strip().removeprefix("{").removesuffix("}")
         entries = [entry.strip() for entry in body.split(",") if entry.strip()]
@@ -72,22 +115,41 @@ def parse_E0s(option: str | Mapping[int, float] | Mapping[str, float]) -> dict[i
     return E0s
 
 
+def _number(element: object, value: object) -> float:
+    number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    if not math.isfinite(number):
+        raise InputError(f"--E0s: the energy of {element} is {value!r}; expected a number, eV")
+    return number
+
+
 def _symbols(elements: Iterable[int]) -> str:
     return ", ".join(chemical_symbols[z] for z in elements)
 
 
-def _given(E0s: dict[int, float], elements: Sequence[int]) -> ReferenceEnergies:
+def _given(E0s: dict[int, float], elements: Sequence[int], origin: str) -> ReferenceEnergies:
     missing = [z for z in elements if z not in E0s]
     if missing:
         raise InputError(f"--E0s gives no energy for {_symbols(missing)}, which the training data holds")
-    return ReferenceEnergies(dict(sorted(E0s.items())), "given")
+    return _only(elements, E0s, origin)
 
 
-def _from_isolated(isolated: Sequence[LabelledStructure], elements: Sequence[int]) -> ReferenceEnergies:
+def _only(elements: Sequence[int], E0s: Mapping[int, float], origin: str) -> ReferenceEnergies:
+    """Those of elements that train: a potential must not claim to know others."""
+    unused = sorted(set(E0s) - set(elements))
+    if unused:
+        origin += f"; {len(unused)} more are left out ({_symbols(unused[:10])}), since no training structure holds them"
+    return ReferenceEnergies({z: E0s[z] for z in elements}, origin)
+
+
+def _from_isolated(
+    isolated: Sequence[LabelledStructure], elements: Sequence[int], source: str, origin: str
+) -> ReferenceEnergies:
     E0s: dict[int, float] = {}
+    silent = set()
     for structure in isolated:
         number = int(structure.atoms.numbers[0])
         if structure.energy is None:
+            silent.add(number)
             continue
         if abs(E0s.setdefault(number, structure.energy) - structure.energy) > 1e-4:
             raise DataError(
@@ -96,12 +158,14 @@ def _from_isolated(isolated: Sequence[LabelledStructure], elements: Sequence[int
             )
     missing = [z for z in elements if z not in E0s]
     if missing:
+        without = sorted(silent & set(missing))
+        hint = f" ({_symbols(without)} without an energy under the key of the other energies)" if without else ""
         raise DataError(
-            f"the training data holds no isolated atom of {_symbols(missing)} to take the reference energy from. "
-            "Add one (config_type=IsolatedAtom), give the energies (--E0s '{14: -0.8}'), or fit them to the data "
-            "with --E0s average"
+            f"{source} holds no isolated atom of {_symbols(missing)} to take the reference energy from{hint}. "
+            "Add one (config_type=IsolatedAtom), give the energies (--E0s '{14: -0.8}', or a file), or fit them to the "
+            "data with --E0s average"
         )
-    return ReferenceEnergies(dict(sorted(E0s.items())), "isolated atoms of the training file")
+    return _only(elements, E0s, origin)
 
 
 def _average(training: Sequence[LabelledStructure], elements: Sequence[int]) -> ReferenceEnergies:
