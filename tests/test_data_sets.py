@@ -8,7 +8,7 @@ import torch
 from ase import Atoms
 from lj_data import E0, argon, isolated, label
 
-from mlip.data.batches import EpochSampler, batches, collate_samples, make_samples
+from mlip.data.batches import batches, collate_samples, make_samples
 from mlip.data.labels import LabelKeys, LabelledStructure, label_structures
 from mlip.data.reference_energies import parse_E0s, reference_energies
 from mlip.data.splits import check_elements, set_apart_isolated_atoms, split
@@ -142,23 +142,6 @@ def test_batches_keep_order_and_everything():
     assert [b.graph.n_graphs for b in parts] == [2, 2, 1]
     energies = torch.cat([b.labels.energy for b in parts])
     assert torch.equal(energies, torch.cat([s.labels.energy for s in samples]))
-
-
-def test_epoch_sampler_repeats_any_epoch():
-    whole, resumed = EpochSampler(20, seed=3), EpochSampler(20, seed=3, first_epoch=2)
-    orders = []
-    for epoch in range(4):
-        whole.set_epoch(epoch)
-        orders.append(list(whole))
-        assert sorted(orders[-1]) == list(range(20))
-    assert orders[0] != orders[1]
-    resumed.set_epoch(1)
-    assert list(resumed) == orders[3]
-    inside = EpochSampler(20, seed=3, first_epoch=1, skip=8)
-    inside.set_epoch(0)
-    assert len(inside) == 12 and list(inside) == orders[1][8:]
-    inside.set_epoch(1)
-    assert len(inside) == 20 and list(inside) == orders[2]
 
 
 def test_statistics_count_only_what_is_there():

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from mlip.convert import atoms_to_graph
 from mlip.data.labels import LabelledStructure
+from mlip.data.plan import BatchPlan, CountPlan, EpochBatches, budget_plan
 from mlip.errors import InputError
 from mlip.graph import AtomGraph, collate
 from mlip.neighbors.reference import complete_cell
@@ -39,7 +40,7 @@ class LabelledBatch(NamedTuple):
 
 
 def make_samples(
-    structures: Sequence[LabelledStructure], cutoff: float, source: str = "the data"
+    structures: Sequence[LabelledStructure], cutoff: float, name: str = "the data"
 ) -> list[LabelledBatch]:
     """One batch of one structure each, neighbor lists included, to be kept in memory and collated.
 
@@ -50,7 +51,7 @@ def make_samples(
     Args:
         structures: labelled structures.
         cutoff: in Å.
-        source: name of the data in errors.
+        name: of the data in errors.
 
     Raises:
         InputError: two atoms at one point, with the index of the structure in its file.
@@ -60,7 +61,7 @@ def make_samples(
         try:
             graph = atoms_to_graph(structure.atoms, cutoff)
         except InputError as error:
-            raise type(error)(f"structure {structure.index} of {source}: {error}") from error
+            raise type(error)(f"structure {structure.index} of {name}: {error}") from error
         cell = complete_cell(np.asarray(structure.atoms.cell), structure.atoms.pbc)
         graph = graph._replace(cell=torch.from_numpy(cell).unsqueeze(0))
         samples.append(LabelledBatch(graph, _labels(structure)))
@@ -96,38 +97,55 @@ def batches(samples: Sequence[LabelledBatch], batch_size: int) -> list[LabelledB
     return [collate_samples(samples[start : start + batch_size]) for start in range(0, len(samples), batch_size)]
 
 
-class EpochSampler(Sampler[int]):
-    """A permutation of 0..n-1 that depends on seed and epoch alone, so that any epoch can be run again.
+class _Batches(Dataset[LabelledBatch]):
+    """Batches by the list of their structures."""
 
-    Lightning calls `set_epoch` with the epoch counted from the start of the process; `first_epoch` is that of a
-    restarted run, whose first pass leaves out the `skip` samples that were seen before.
-    """
+    def __init__(self, samples: Sequence[LabelledBatch]) -> None:
+        self.samples = samples
 
-    def __init__(self, n: int, seed: int, first_epoch: int = 0, skip: int = 0) -> None:
-        self.n, self.seed, self.first_epoch, self.skip = n, seed, first_epoch, skip
-        self.epoch = first_epoch
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = self.first_epoch + epoch
+    def __getitem__(self, members: Sequence[int]) -> LabelledBatch:
+        return collate_samples([self.samples[k] for k in members])
 
     def __len__(self) -> int:
-        return self.n - self.skip
+        return len(self.samples)
 
-    def __iter__(self) -> Iterator[int]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.n)[self.skip :]
-        self.skip = 0
-        return iter(order.tolist())
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def make_plan(
+    samples: Sequence[LabelledBatch], size: int | None, atoms: int | None = None, edges: int | None = None
+) -> BatchPlan:
+    """How samples become batches: by number, or within a budget of atoms or pairs (`size` is then the most structures).
+
+    Raises:
+        DataError: a structure larger than the budget.
+    """
+    if atoms is not None:
+        return budget_plan([s.graph.numbers.shape[0] for s in samples], atoms, "batch_atoms", size)
+    if edges is not None:
+        return budget_plan([s.graph.edge_index.shape[1] for s in samples], edges, "batch_edges", size)
+    if size is None:
+        raise InputError("expected a number of structures, atoms or pairs per batch")
+    return CountPlan(len(samples), size)
 
 
 def training_loader(
-    samples: Sequence[LabelledBatch], batch_size: int, seed: int, first_epoch: int = 0, first_batch: int = 0
+    samples: Sequence[LabelledBatch],
+    plan: BatchPlan,
+    seed: int,
+    first_epoch: int = 0,
+    first_batch: int = 0,
+    num_workers: int = 0,
 ) -> DataLoader[LabelledBatch]:
-    """Shuffled batches of the samples; every epoch sees every sample once, the first one from `first_batch` on."""
+    """The batches of a plan; every epoch sees every sample once, the first one from `first_batch` on."""
     return DataLoader(
-        samples,  # type: ignore[arg-type]  # a list is a map-style dataset
-        batch_size=batch_size,
-        sampler=EpochSampler(len(samples), seed, first_epoch, first_batch * batch_size),
-        collate_fn=collate_samples,
+        _Batches(samples),
+        batch_size=None,
+        sampler=EpochBatches(plan, seed, first_epoch, first_batch),
+        collate_fn=_as_it_is,
+        num_workers=num_workers,
         generator=torch.Generator(),  # else each pass draws a number from the global one
     )
 

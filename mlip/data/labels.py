@@ -79,20 +79,35 @@ class LabelledData:
         return len(self.structures)
 
 
-def read_labelled(path: str | Path, keys: LabelKeys = LabelKeys()) -> LabelledData:  # noqa: B008 (frozen)
+def read_labelled(
+    path: str | Path,
+    keys: LabelKeys = LabelKeys(),  # noqa: B008 (frozen)
+    strict: bool = True,
+) -> LabelledData:
     """Read every structure of a file (extended xyz, or whatever ASE reads) with its labels.
+
+    Args:
+        path: the file.
+        keys: names of the labels.
+        strict: whether stress and virials given by name must be there, as energy and forces must; a test set need not
+            have all that is trained.
 
     Raises:
         DataError: the file can't be read or is empty, a key given by name is on no structure, a label has the wrong
             shape, is not finite or belongs to other positions, nothing is labelled.
         InputError: a structure no potential can evaluate.
     """
-    return label_structures(read_structures(path), keys, source=str(path))
+    return label_structures(read_structures(path), keys, source=str(path), strict=strict)
 
 
-def label_structures(structures: Sequence[Atoms], keys: LabelKeys, source: str = "the data") -> LabelledData:
-    """Collect the labels of structures in memory; errors as in `read_labelled`."""
-    found = LabelKeys(**{name: _find_key(structures, name, getattr(keys, name), source) for name in KEYS})
+def label_structures(
+    structures: Sequence[Atoms], keys: LabelKeys, source: str = "the data", strict: bool = True
+) -> LabelledData:
+    """Collect the labels of structures in memory; arguments and errors as in `read_labelled`."""
+    needed = KEYS if strict else ("energy", "forces")
+    found = LabelKeys(
+        **{name: _find_key(structures, name, getattr(keys, name), source, name in needed) for name in KEYS}
+    )
     check_all(structures, source)
     labelled = [_label(atoms, found, index, source) for index, atoms in enumerate(structures)]
     counts = {name: sum(getattr(s, name) is not None for s in labelled) for name in PROPERTIES}
@@ -115,12 +130,12 @@ def check_all(structures: Sequence[Atoms], source: str) -> None:
     check_structures(structures, lambda index: f"structure {index} of {source}: ")
 
 
-def _find_key(structures: Sequence[Atoms], name: str, wanted: str | None, source: str) -> str | None:
+def _find_key(structures: Sequence[Atoms], name: str, wanted: str | None, source: str, is_needed: bool) -> str | None:
     candidates = [wanted] if wanted else [f"REF_{name}", name]
     for key in candidates:
         if any(_value(atoms, name, key) is not None for atoms in structures):
             return key
-    if wanted:
+    if wanted and is_needed:
         raise DataError(
             f"{source}: no structure has the {name} key {wanted!r} (--{name}_key); present are {_present(structures)}"
         )

@@ -1,0 +1,86 @@
+"""What a set of structures holds: labels that are there, missing, or suspicious."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from mlip.data.labels import KEYS, PROPERTIES, LabelKeys, LabelledData, LabelledStructure
+from mlip.data.weights import DEFAULT_GROUP
+
+
+class Count(NamedTuple):
+    """Structures of one `config_type`, or of a whole set (group "")."""
+
+    group: str
+    structures: int
+    atoms: int
+    labels: dict[str, int]  # structures with a label, by property
+
+    def cell(self, name: str) -> str:
+        """Number of labels in words: how many there are, and how many are missing if some are."""
+        n = self.labels[name]
+        return f"{n} ({self.structures - n} missing)" if 0 < n < self.structures else str(n)
+
+
+def count(structures: Sequence[LabelledStructure], group: str = "") -> Count:
+    """Structures, atoms and labels."""
+    labels = {name: sum(getattr(s, name) is not None for s in structures) for name in PROPERTIES}
+    return Count(group, len(structures), sum(len(s.atoms) for s in structures), labels)
+
+
+def count_by_group(structures: Iterable[LabelledStructure]) -> list[Count]:
+    """Likewise by `config_type`, in the order of the names; Default holds the structures without."""
+    groups: dict[str, list[LabelledStructure]] = {}
+    for s in structures:
+        groups.setdefault(s.group or DEFAULT_GROUP, []).append(s)
+    return [count(members, group) for group, members in sorted(groups.items())]
+
+
+def table_rows(structures: Sequence[LabelledStructure]) -> list[Count]:
+    """Rows of the start-up table for one set: the whole, then each `config_type` if there are several."""
+    groups = count_by_group(structures)
+    return [count(structures), *(groups if len(groups) > 1 else [])]
+
+
+def exactly_zero(structures: Iterable[LabelledStructure], name: str) -> tuple[list[LabelledStructure], int]:
+    """Structures whose label `name` is zero in every bit, and how many could have another value.
+
+    Such labels are mostly placeholders of something that was never computed. Forces of one atom in its cell are zero
+    by symmetry and do not count; those of a perfect crystal may be zero too, which is why single ones are no error.
+    """
+    smallest = 2 if name == "forces" else 1
+    could = [s for s in structures if s.label_weight(name) > 0 and len(s.atoms) >= smallest]
+    return [s for s in could if not np.any(getattr(s, name))], len(could)
+
+
+def remarks(name: str, structures: Sequence[LabelledStructure]) -> list[str]:
+    """What to be warned of in the set `name`."""
+    lines = []
+    for label in PROPERTIES:
+        zeros, _ = exactly_zero(structures, label)
+        if zeros:
+            places = ", ".join(str(s.index) for s in zeros[:5]) + (", ..." if len(zeros) > 5 else "")
+            are = "are" if label == "forces" else "is"
+            lines.append(
+                f"warning: the {label} of {len(zeros)} structures of {name} {are} exactly zero (structures {places}). "
+                "If nothing was computed there, remove the label: a missing one has weight zero, a zero is learned"
+            )
+    return lines
+
+
+def file_remarks(option: str, data: LabelledData, training: LabelKeys) -> list[str]:
+    """What to know about one file: stresses that do not count, labels under other keys than in the training file."""
+    lines = []
+    if data.ignored_stresses:
+        lines.append(
+            f"{option}: the stress of {data.ignored_stresses} structures is ignored, since they are not periodic in "
+            "three dimensions"
+        )
+    for name in KEYS:
+        key, usual = getattr(data.keys, name), getattr(training, name)
+        if key and usual and key != usual:
+            lines.append(f"warning: {option} has its {name} under {key}, the training file under {usual}")
+    return lines
