@@ -46,6 +46,7 @@ def test_errors_by_hand_for_any_calculator():
     assert result.n == 3
     assert result.energy_rmse_meV_per_atom == pytest.approx(1500, abs=1e-6)
     assert result.energy_mae_meV_per_atom == pytest.approx(1500, abs=1e-6)
+    assert result.energy_rmse_meV == result.energy_mae_meV == pytest.approx(6000, abs=1e-6)  # of four atoms
     assert result.forces_rmse_meV_per_A == pytest.approx(0, abs=1e-9)
     assert result.stress_rmse_GPa == pytest.approx(0, abs=1e-9)
 
@@ -56,6 +57,9 @@ def test_rmse_and_mae_of_components():
     result = evaluate(Teacher(), structures)
     assert result.forces_rmse_meV_per_A == pytest.approx(1000 * np.sqrt(0.09 / 24))
     assert result.forces_mae_meV_per_A == pytest.approx(1000 * 0.3 / 24)
+    labels = np.stack([atoms.arrays["REF_forces"] for atoms in structures])
+    assert result.forces_rmse_percent == pytest.approx(100 * np.sqrt(0.09 / 24 / np.mean(labels**2)))
+    assert result.forces_mae_percent == pytest.approx(100 * 0.3 / 24 / np.mean(np.abs(labels)))
     structures[1].info["REF_stress"][3] += 0.01
     assert evaluate(Teacher(), structures).stress_rmse_GPa == pytest.approx(160.2176634 * np.sqrt(2 * 1e-4 / 18))
 

@@ -87,7 +87,8 @@ def test_command_learns_and_writes_everything(tmp_path, data, capsys):
         assert noise not in captured.err
     written = {p.name for p in (tmp_path / "out").iterdir()}
     assert written == {
-        f"ar{s}" for s in (".safetensors", "_checkpoint.pt", "_log.jsonl", "_learning_curve.png", "_parity.png")
+        *(f"ar{s}" for s in (".safetensors", "_checkpoint.pt", "_learning_curve.png", "_parity.png")),
+        *("ar_log.jsonl", "ar_log.csv", "ar_report.html"),
     }
     log = [json.loads(line) for line in (tmp_path / "out" / "ar_log.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in log] == list(range(1, 41))

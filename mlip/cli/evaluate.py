@@ -15,6 +15,7 @@ ALIASES = {"-o": "--output"}
 COLUMNS = {
     "E rmse": "energy_rmse_meV_per_atom",
     "E mae": "energy_mae_meV_per_atom",
+    "E total rmse": "energy_rmse_meV",
     "F rmse": "forces_rmse_meV_per_A",
     "F mae": "forces_mae_meV_per_A",
     "S rmse": "stress_rmse_GPa",
@@ -94,8 +95,8 @@ def _show(result: EvaluationResult, data: Path, written: list[Path]) -> None:
     groups = dict(values["groups"]) if len(values["groups"]) > 1 else {}
     rows = [_row(name, errors) for name, errors in {**groups, "all": values}.items()]
     out = console()
-    title = f"Errors on {data.name} (E in meV/atom, F in meV/Å, S in GPa)"
-    out.print(table(title, ("group", "structures", *COLUMNS), rows, right=range(1, 8)))
+    title = f"Errors on {data.name} (E in meV/atom, total E in meV, F in meV/Å, S in GPa)"
+    out.print(table(title, ("group", "structures", *COLUMNS), rows, right=range(1, 2 + len(COLUMNS))))
     for path in written:
         out.print(f"written: {path}")
 

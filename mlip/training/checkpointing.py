@@ -15,6 +15,7 @@ VERSION = 1
 #: Options that may differ between a run and its continuation.
 FREE_OPTIONS = frozenset(
     {"max_num_epochs", "max_time", "patience", "restart_latest", "overwrite", "plot", "device", "work_dir"}
+    | {"error_table", "tensorboard", "wandb", "wandb_project", "wandb_entity", "wandb_name"}
 )
 
 

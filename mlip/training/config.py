@@ -15,15 +15,19 @@ from typing import Any, Literal
 from mlip.errors import InputError
 
 #: Options that say where and how to run, not what to train.
-_LOCAL = frozenset({"work_dir", "restart_latest", "plot"})
+_LOCAL = frozenset(
+    {"work_dir", "restart_latest", "plot", "error_table", "tensorboard"}
+    | {"wandb", "wandb_project", "wandb_entity", "wandb_name"}
+)
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
     """Train a potential on structures labelled with energies, forces and stresses.
 
-    Writes into the work folder: NAME.safetensors (the potential: EMA weights of the best validation), the log
-    NAME_log.jsonl, NAME_checkpoint.pt (for --restart_latest), NAME_learning_curve.png and NAME_parity.png.
+    Writes into the work folder: NAME.safetensors (the potential: EMA weights of the best validation), NAME_report.html,
+    the log NAME_log.jsonl and NAME_log.csv, NAME_checkpoint.pt (for --restart_latest), NAME_learning_curve.png and
+    NAME_parity.png.
 
     Args:
         train_file: structures to train on, extended xyz or any other format that ASE reads
@@ -80,7 +84,14 @@ class TrainingConfig:
         default_dtype: precision of weights, forces and stresses; energies and losses are summed in float64 always
         restart_latest: continue from the latest checkpoint of this name in work_dir, if there is one
         overwrite: replace an earlier run of this name in work_dir, which is refused otherwise
-        plot: draw the learning curve and the parity plots (--no_plot: do not)
+        plot: draw the learning curve and the parity plots, in files and in the report (--no_plot: do not)
+        error_table: the table of errors at the end, PerAtomRMSE, TotalRMSE, PerAtomMAE, TotalMAE,
+            PerAtomRMSEstressvirials or PerAtomMAEstressvirials; default PerAtomRMSE, with stresses where there are any
+        tensorboard: write logs for TensorBoard into NAME_tensorboard
+        wandb: log to Weights & Biases
+        wandb_project: project there
+        wandb_entity: user or team there
+        wandb_name: name of the run there; default the name of the potential
     """
 
     train_file: str = ""
@@ -134,6 +145,12 @@ class TrainingConfig:
     restart_latest: bool = False
     overwrite: bool = False
     plot: bool = True
+    error_table: str | None = None
+    tensorboard: bool = False
+    wandb: bool = False
+    wandb_project: str | None = None
+    wandb_entity: str | None = None
+    wandb_name: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that can't be right; bring `radial_MLP` and `E0s` to one form, however they were spelled.
@@ -160,11 +177,21 @@ class TrainingConfig:
             raise InputError("energy_weight, forces_weight and stress_weight are all zero: nothing to train on")
         if not 0 < self.ema_decay < 1:
             raise InputError(f"--ema_decay is {self.ema_decay}; expected between 0 and 1")
+        self._check_reporting()
         object.__setattr__(self, "radial_MLP", list(self.radial_widths()))
         if not isinstance(self.E0s, str) or self.E0s.lstrip().startswith("{"):
             from mlip.data.reference_energies import parse_E0s
 
             object.__setattr__(self, "E0s", parse_E0s(self.E0s))
+
+    def _check_reporting(self) -> None:
+        if self.error_table is not None:
+            from mlip.training.error_tables import check_error_table
+
+            check_error_table(self.error_table)
+        for option in ("wandb_project", "wandb_entity", "wandb_name"):
+            if getattr(self, option) is not None and not self.wandb:
+                raise InputError(f"--{option} is given without --wandb; add --wandb, or leave it out")
 
     def radial_widths(self) -> tuple[int, ...]:
         """Widths of the radial network's hidden layers, from [64, 64], "[64, 64]", "64 64" or "64,64"."""

@@ -13,69 +13,63 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 
 from mlip.data.batches import LabelledBatch
-from mlip.training import report
 from mlip.training.config import TrainingConfig
+from mlip.training.display import Display
+from mlip.training.logs import Logs
 from mlip.training.module import TrainingModule
+from mlip.training.timing import Timing
 
 #: A checkpoint is written after every epoch, and inside an epoch when the last one is older than this.
 CHECKPOINT_SECONDS = 600.0
 
 
 class Progress(L.Callback):
-    """Reports and saves: a bar over the steps on a terminal, a line per validation, checkpoints."""
+    """Reports and saves: shows the run on the console, logs validations, writes checkpoints, takes the time."""
 
-    def __init__(self, config: TrainingConfig, console: Console, save: Callable[[], None]) -> None:
-        self.config, self.console, self.save = config, console, save
+    def __init__(self, config: TrainingConfig, console: Console, logs: Logs, save: Callable[[], None]) -> None:
+        self.logs, self.save = logs, save
+        self.display, self.timing = Display(config, console), Timing()
         self.saved = ""  # what the last checkpoint of this process holds
-        self.bar: Bar | None = None
-        self._last_save = time.monotonic()
+        self._last_save = self._validation_started = time.monotonic()
 
     def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        if not self.console.is_terminal or self.console.quiet:
-            return
-        columns = (TextColumn("epoch {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.bar = Bar(*columns, console=self.console, transient=True)
-        self.bar.add_task(str(_as_ours(module).epoch), total=trainer.num_training_batches)
-        self.bar.start()
+        epoch = _as_ours(module).first_epoch + trainer.current_epoch + 1  # the module is asked after its callbacks
+        self.display.start_epoch(epoch, int(trainer.num_training_batches))
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: LabelledBatch, batch_idx: int
     ) -> None:
-        if self.bar:
-            self.bar.update(self.bar.task_ids[0], completed=batch_idx + 1)
         ours = _as_ours(module)
+        self.timing.steps += 1
+        self.timing.atoms += batch.graph.numbers.shape[0]
+        self.display.step(batch_idx + 1, ours.last_loss, ours.seconds_left)
         if time.monotonic() - self._last_save >= CHECKPOINT_SECONDS and not ours.epoch_is_complete:
             self._save(f"step {ours.steps_done} of epoch {ours.epoch}")
 
+    def on_validation_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._validation_started = time.monotonic()
+
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self._stop_bar()
         ours = _as_ours(module)
         record = ours.history[-1]
-        report.append_log(record, self.config.file("_log.jsonl"))
-        self.console.print(
-            report.validation_line(record, self.config, ours.seconds_left, ours.best.epoch == record["epoch"])
-        )
+        self.timing.validations += 1
+        self.timing.validation += time.monotonic() - self._validation_started
+        self.logs.append(record)
+        self.display.validated(record, ours.seconds_left, ours.best.epoch == record["epoch"])
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self._stop_bar()
+        self.display.stop()
         if _as_ours(module).epoch_is_complete:
             self._save(f"the end of epoch {_as_ours(module).epoch}")
 
     def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
-        self._stop_bar()
+        self.display.stop()
 
     def _save(self, what: str) -> None:
         self.save()
         self.saved, self._last_save = what, time.monotonic()
-
-    def _stop_bar(self) -> None:
-        if self.bar:
-            self.bar.stop()
-            self.bar = None
 
 
 def _as_ours(module: L.LightningModule) -> TrainingModule:

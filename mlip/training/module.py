@@ -163,6 +163,11 @@ class TrainingModule(L.LightningModule):
         return len(self._losses)
 
     @property
+    def last_loss(self) -> float:
+        """Of the last step."""
+        return self._losses[-1]
+
+    @property
     def epoch_is_complete(self) -> bool:
         """Whether the present epoch has taken all its steps."""
         return self.steps_done == self.steps_per_epoch

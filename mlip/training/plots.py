@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,17 +49,11 @@ def plot_learning_curve(history: Sequence[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def plot_parity(sets: dict[str, Pairs], path: Path) -> None:
+def plot_parity(sets: Mapping[str, Pairs], path: Path) -> None:
     """Predicted against reference energies per atom, forces and stresses, one panel each."""
     from matplotlib.figure import Figure
 
-    panels = [
-        ("energy", "energy / eV/atom", _energies),
-        ("forces", "forces / eV/Å", _forces),
-        ("stress", "stress / GPa", _stresses),
-    ]
-    data = [(label, {name: values(pairs) for name, pairs in sets.items()}) for _, label, values in panels]
-    data = [(label, by_set) for label, by_set in data if any(v.size for v in by_set.values())]
+    data = parity_panels(sets)
     figure = Figure(figsize=(4.2 * len(data), 4.0), layout="constrained")
     for axis, (label, by_set) in zip(figure.subplots(1, len(data), squeeze=False)[0], data, strict=True):
         for name, values in by_set.items():
@@ -73,6 +67,13 @@ def plot_parity(sets: dict[str, Pairs], path: Path) -> None:
         axis.set_ylabel(f"predicted {label}")
         axis.legend(frameon=False, markerscale=3)
     figure.savefig(path, dpi=120)
+
+
+def parity_panels(sets: Mapping[str, Pairs]) -> list[tuple[str, dict[str, np.ndarray]]]:
+    """Label with unit and (2, n) reference and predicted values by set, of each property that any set has."""
+    panels = (("energy / eV/atom", _energies), ("forces / eV/Å", _forces), ("stress / GPa", _stresses))
+    data = [(label, {name: values(pairs) for name, pairs in sets.items()}) for label, values in panels]
+    return [(label, by_set) for label, by_set in data if any(v.size for v in by_set.values())]
 
 
 def _energies(pairs: Pairs) -> np.ndarray:

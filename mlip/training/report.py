@@ -1,11 +1,8 @@
-"""What a run tells people: data table, one line per validation, final table; and the log file for programs."""
+"""What a run tells people before it trains: its data, labels, reference energies, model."""
 
 from __future__ import annotations
 
-import json
-import math
 from pathlib import Path
-from typing import Any
 
 from ase.data import chemical_symbols
 from rich.console import Console
@@ -15,17 +12,6 @@ from mlip.data.labels import PROPERTIES
 from mlip.potential import Potential
 from mlip.training.config import TrainingConfig
 from mlip.training.setup import TrainingData
-from mlip.units import EV_PER_A3_TO_GPA
-
-ERROR_COLUMNS = {
-    "E rmse": "energy_rmse_meV_per_atom",
-    "E mae": "energy_mae_meV_per_atom",
-    "F rmse": "forces_rmse_meV_per_A",
-    "F mae": "forces_mae_meV_per_A",
-    "S rmse": "stress_rmse_GPa",
-    "S mae": "stress_mae_GPa",
-}
-ERROR_UNITS = "E in meV/atom, F in meV/Å, S in GPa"
 
 
 def data_table(data: TrainingData) -> Table:
@@ -66,50 +52,6 @@ def describe(config: TrainingConfig, data: TrainingData, potential: Potential) -
     if data.n_isolated:
         lines.append(f"isolated atoms, which do not train: {data.n_isolated}")
     return lines
-
-
-def validation_line(record: dict[str, Any], config: TrainingConfig, seconds_left: float, improved: bool) -> str:
-    """One line about an epoch with its validation."""
-    parts = [f"epoch {record['epoch']:{len(str(config.max_num_epochs))}d}/{config.max_num_epochs}"]
-    parts.append(f"loss {record['loss']:.4g}  valid {record['valid_loss']:.4g}")
-    units = (("energy", "meV/atom", 1e3), ("forces", "meV/Å", 1e3), ("stress", "GPa", EV_PER_A3_TO_GPA))
-    for name, unit, factor in units:
-        value = record.get(f"valid_{name}_rmse")
-        if value is not None:
-            parts.append(f"{name[0].upper()} {value * factor:.3g} {unit}")
-    parts.append(f"lr {record['lr']:.2g}  {_clock(record['seconds'])} gone, {_clock(seconds_left)} left")
-    return "  ".join(parts) + (" *" if improved else "")
-
-
-def _clock(seconds: float) -> str:
-    if not math.isfinite(seconds):
-        return "?"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}"
-
-
-def errors_table(errors: dict[str, dict[str, Any]]) -> Table:
-    """Root mean square and mean absolute errors per set."""
-    table = Table(title=f"Errors ({ERROR_UNITS})", title_justify="left", title_style="bold")
-    table.add_column("set")
-    table.add_column("structures", justify="right")
-    for column in ERROR_COLUMNS:
-        table.add_column(column, justify="right")
-    for name, values in errors.items():
-        cells = [values[key] for key in ERROR_COLUMNS.values()]
-        table.add_row(name, str(values["n"]), *["-" if cell is None else f"{cell:.4g}" for cell in cells])
-    return table
-
-
-def write_log(history: list[dict[str, Any]], path: Path) -> None:
-    """The log as JSON lines, one per validation; a restarted run starts it from its checkpoint's history."""
-    path.write_text("".join(json.dumps(record) + "\n" for record in history))
-
-
-def append_log(record: dict[str, Any], path: Path) -> None:
-    with open(path, "a") as stream:
-        stream.write(json.dumps(record) + "\n")
 
 
 def quiet_console() -> Console:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 import mlip
 from mlip.data.batches import batches, training_loader, validation_loader
-from mlip.data.metrics import errors_of
+from mlip.data.metrics import errors_by_group, errors_of
 from mlip.data.predict import Predicted, predict
 from mlip.errors import InputError, MLIPError
 from mlip.potential import Potential
@@ -21,10 +21,15 @@ from mlip.training import report
 from mlip.training.checkpointing import load_checkpoint, save_checkpoint
 from mlip.training.config import TrainingConfig
 from mlip.training.engine import Progress, fit
+from mlip.training.error_tables import default_table, error_table
+from mlip.training.logs import Logs
 from mlip.training.loss import PENALTIES, Loss
 from mlip.training.module import TrainingModule, load_weights
 from mlip.training.plots import plot_learning_curve, plot_parity
+from mlip.training.report_html import write_report
+from mlip.training.report_numbers import Outcome
 from mlip.training.setup import TrainingData, build_potential, load_data
+from mlip.training.timing import Timing
 
 
 @dataclass(frozen=True)
@@ -38,10 +43,13 @@ class TrainingResult:
     seconds: float
     errors: dict[str, dict[str, float | int | None]]  # by set
     history: list[dict[str, Any]]
+    groups: dict[str, dict[str, dict[str, float | int | None]]]  # the errors by set and config_type
+    report: Path
 
     def as_dict(self) -> dict[str, Any]:
         return {
             "model": str(self.path),
+            "report": str(self.report),
             "best_epoch": self.best_epoch,
             "epochs": self.epochs,
             "seconds": self.seconds,
@@ -50,7 +58,7 @@ class TrainingResult:
 
 
 def train(config: TrainingConfig, console: Console | None = None) -> TrainingResult:
-    """Train a potential and write it with its log and plots into the work folder.
+    """Train a potential and write it with its logs, plots and report into the work folder.
 
     Args:
         config: what to do.
@@ -59,6 +67,7 @@ def train(config: TrainingConfig, console: Console | None = None) -> TrainingRes
     Raises:
         DataError, InputError, UnknownElementError: the data or options can't be used.
         MLIPError: the loss is not finite.
+        MissingDependencyError: a log was asked for whose package is not installed.
         KeyboardInterrupt: after Ctrl-C, with the checkpoint of the last epoch written.
     """
     with torch.random.fork_rng(devices=[]):  # the seed is the run's, not the caller's
@@ -66,8 +75,17 @@ def train(config: TrainingConfig, console: Console | None = None) -> TrainingRes
 
 
 def _train(config: TrainingConfig, console: Console) -> TrainingResult:
-    Path(config.work_dir).mkdir(parents=True, exist_ok=True)
-    _keep_earlier_run(config)
+    continued = config.restart_latest and config.file("_checkpoint.pt").exists()
+    with Logs(config, continued) as logs:
+        Path(config.work_dir).mkdir(parents=True, exist_ok=True)
+        _keep_earlier_run(config)
+        result = _run(config, logs, console)
+        logs.summary = {"best_epoch": result.best_epoch, "errors": result.errors}
+    return result
+
+
+def _run(config: TrainingConfig, logs: Logs, console: Console) -> TrainingResult:
+    started = time.monotonic()
     data = load_data(config)
     potential = build_potential(config, data).to(_device(config))
     console.print(report.data_table(data))
@@ -75,13 +93,16 @@ def _train(config: TrainingConfig, console: Console) -> TrainingResult:
         console.print(line)
     module = _module(config, data, potential)
     _start(config, data, module, console)
-    _fit(config, data, module, console)
+    logs.start(module.history)
+    start_up = time.monotonic() - started
+    timing = _fit(config, data, module, logs, console)
+    timing.start_up, timing.total = start_up, module.elapsed
     if not module.best.weights:
         raise MLIPError(f"no validation in {module.elapsed:.0f} s; allow more --max_time or a smaller --eval_interval")
     potential.to(_device(config))
     load_weights(potential, module.best.weights)
     potential.requires_grad_(False)
-    return _finish(config, data, module, console)
+    return _finish(config, data, module, timing, console)
 
 
 def _keep_earlier_run(config: TrainingConfig) -> None:
@@ -116,10 +137,9 @@ def _start(config: TrainingConfig, data: TrainingData, module: TrainingModule, c
         console.print(f"continuing after epoch {module.first_epoch}{step} from {checkpoint}")
     elif config.restart_latest:
         console.print(f"no checkpoint {checkpoint} to continue from; starting afresh")
-    report.write_log(module.history, config.file("_log.jsonl"))
 
 
-def _fit(config: TrainingConfig, data: TrainingData, module: TrainingModule, console: Console) -> None:
+def _fit(config: TrainingConfig, data: TrainingData, module: TrainingModule, logs: Logs, console: Console) -> Timing:
     checkpoint = config.file("_checkpoint.pt")
     identity = {"config": config.as_dict(), "data": data.sha256}
 
@@ -129,7 +149,8 @@ def _fit(config: TrainingConfig, data: TrainingData, module: TrainingModule, con
     start = (module.first_epoch, len(module.first_losses))
     loader = training_loader(data.sets["train"].samples, config.batch_size, config.seed, *start)
     validation = validation_loader(data.sets["valid"].samples, config.valid_batch_size)
-    progress = Progress(config, console, save)
+    progress = Progress(config, console, logs, save)
+    started = time.monotonic()
     try:
         fit(module, loader, validation, progress, _device(config))
     except KeyboardInterrupt:
@@ -140,29 +161,49 @@ def _fit(config: TrainingConfig, data: TrainingData, module: TrainingModule, con
             else "interrupted before the first checkpoint; nothing to continue from"
         )
         raise
+    progress.timing.fit = time.monotonic() - started
+    return progress.timing
 
 
-def _finish(config: TrainingConfig, data: TrainingData, module: TrainingModule, console: Console) -> TrainingResult:
-    """Final errors, potential with provenance, plots."""
+def _finish(
+    config: TrainingConfig, data: TrainingData, module: TrainingModule, timing: Timing, console: Console
+) -> TrainingResult:
+    """Final errors, potential with provenance, plots, report."""
     potential, path = module.potential, config.file(".safetensors")
     started = time.monotonic()
     predicted = {
         name: list(predict(potential, batches(part.samples, config.valid_batch_size), "stress" in data.properties))
         for name, part in data.sets.items()
     }
-    errors = {name: errors_of(part.structures, predicted[name]).as_dict() for name, part in data.sets.items()}
+    timing.final_errors = time.monotonic() - started
+    errors, groups = _errors(data, predicted)
     potential.metadata = _provenance(config, data, module, errors)
     potential.save(path)
-    console.print(report.errors_table(errors))
+    console.print(error_table(config.error_table or default_table(errors), errors, groups))
+    pairs = _paired(data, predicted)
     if config.plot:
         plot_learning_curve(module.history, config.file("_learning_curve.png"))
-        plot_parity(_paired(data, predicted), config.file("_parity.png"))
+        plot_parity(pairs, config.file("_parity.png"))
     epochs = max((r["epoch"] for r in module.history), default=0)
+    outcome = Outcome(pairs, errors, groups, module.history, module.best.epoch, timing)
+    written = write_report(config, data, potential, outcome, config.file("_report.html"))
     console.print(
-        f"{path}: weights of epoch {module.best.epoch} of {epochs}, {module.elapsed:.0f} s of training, "
-        f"{time.monotonic() - started:.0f} s for the final errors"
+        f"{path}: weights of epoch {module.best.epoch} of {epochs}, {timing.total:.0f} s of training, "
+        f"{timing.final_errors:.0f} s for the final errors\n{written}: the report"
     )
-    return TrainingResult(potential, path, module.best.epoch, epochs, module.elapsed, errors, module.history)
+    return TrainingResult(
+        potential, path, module.best.epoch, epochs, timing.total, errors, module.history, groups, written
+    )
+
+
+def _errors(data: TrainingData, predicted: dict[str, list[Predicted]]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Errors by set, and by set and `config_type`."""
+    errors, groups = {}, {}
+    for name, part in data.sets.items():
+        errors[name] = errors_of(part.structures, predicted[name]).as_dict()
+        by_group = errors_by_group(part.structures, predicted[name])
+        groups[name] = {group: values.as_dict() for group, values in by_group.items()}
+    return errors, groups
 
 
 def _paired(data: TrainingData, predicted: dict[str, list[Predicted]]) -> dict[str, Any]:

@@ -33,8 +33,12 @@ class EvaluationResult(Result):
         n: number of structures.
         energy_rmse_meV_per_atom: of total energies divided by the number of atoms.
         energy_mae_meV_per_atom: likewise, mean absolute error.
+        energy_rmse_meV: of total energies of structures, as tables for molecules give them.
+        energy_mae_meV: likewise, mean absolute error.
         forces_rmse_meV_per_A: over components.
         forces_mae_meV_per_A: over components.
+        forces_rmse_percent: relative to the root mean square of the labels.
+        forces_mae_percent: relative to the mean absolute value of the labels.
         stress_rmse_GPa: over the nine components.
         stress_mae_GPa: over the nine components.
         groups: the same errors by `config_type` or `group` of the structures, where they have one.
@@ -45,8 +49,12 @@ class EvaluationResult(Result):
     n: int
     energy_rmse_meV_per_atom: float | None
     energy_mae_meV_per_atom: float | None
+    energy_rmse_meV: float | None
+    energy_mae_meV: float | None
     forces_rmse_meV_per_A: float | None
     forces_mae_meV_per_A: float | None
+    forces_rmse_percent: float | None
+    forces_mae_percent: float | None
     stress_rmse_GPa: float | None
     stress_mae_GPa: float | None
     groups: dict[str, dict[str, Any]]
