@@ -37,7 +37,8 @@ def volumes(graph: AtomGraph) -> Tensor:
     Raises:
         InputError: a structure without a three-dimensional cell; its stress is not defined.
     """
-    volume = torch.linalg.det(graph.cell).abs()
+    a, b, c = graph.cell.unbind(1)
+    volume = (torch.linalg.cross(a, b) * c).sum(1).abs()  # LAPACK's determinant takes ten times as long
     flat = (volume < 1e-6).nonzero().squeeze(1).tolist()
     if flat:
         raise InputError(
