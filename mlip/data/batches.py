@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -16,6 +17,9 @@ from mlip.data.plan import BatchPlan, CountPlan, EpochBatches, budget_plan
 from mlip.errors import InputError
 from mlip.graph import AtomGraph, collate
 from mlip.neighbors.reference import complete_cell
+
+#: Atoms whose neighbor lists are made in one call: enough to forget the call, few enough to forget the memory.
+ATOMS_AT_ONCE = 20_000
 
 
 class Labels(NamedTuple):
@@ -39,9 +43,7 @@ class LabelledBatch(NamedTuple):
         return LabelledBatch(self.graph.to(device), Labels(*(t.to(device) for t in self.labels)))
 
 
-def make_samples(
-    structures: Sequence[LabelledStructure], cutoff: float, name: str = "the data"
-) -> list[LabelledBatch]:
+def make_samples(structures: Sequence[LabelledStructure], cutoff: float, name: str = "the data") -> list[LabelledBatch]:
     """One batch of one structure each, neighbor lists included, to be kept in memory and collated.
 
     Everything is float64: a model casts pair vectors to its own precision, which keeps it for large coordinates too.
@@ -56,32 +58,81 @@ def make_samples(
     Raises:
         InputError: two atoms at one point, with the index of the structure in its file.
     """
-    samples = []
-    for structure in structures:
-        try:
-            graph = atoms_to_graph(structure.atoms, cutoff)
-        except InputError as error:
-            raise type(error)(f"structure {structure.index} of {name}: {error}") from error
-        cell = complete_cell(np.asarray(structure.atoms.cell), structure.atoms.pbc)
-        graph = graph._replace(cell=torch.from_numpy(cell).unsqueeze(0))
-        samples.append(LabelledBatch(graph, _labels(structure)))
+    samples: list[LabelledBatch] = []
+    start = 0
+    while start < len(structures):
+        stop, atoms = start, 0
+        while stop < len(structures) and (stop == start or atoms + len(structures[stop].atoms) <= ATOMS_AT_ONCE):
+            atoms += len(structures[stop].atoms)
+            stop += 1
+        part = structures[start:stop]
+        samples += _taken_apart(LabelledBatch(_graph(part, cutoff, name), _labels(part)))
+        start = stop
     return samples
 
 
-def _labels(structure: LabelledStructure) -> Labels:
-    def weight(name: str) -> Tensor:
-        return torch.tensor([structure.label_weight(name)], dtype=torch.float64)
+def _graph(structures: Sequence[LabelledStructure], cutoff: float, name: str) -> AtomGraph:
+    """Structures as one batch, in one call of the neighbor list."""
+    try:
+        graph = atoms_to_graph([s.atoms for s in structures], cutoff)
+    except InputError:
+        for structure in structures:  # which one is it?
+            try:
+                atoms_to_graph(structure.atoms, cutoff)
+            except InputError as error:
+                raise type(error)(f"structure {structure.index} of {name}: {error}") from error
+        raise
+    return graph._replace(cell=torch.from_numpy(_complete_cells(structures)))
 
-    forces = np.zeros((len(structure.atoms), 3)) if structure.forces is None else structure.forces
-    stress = np.zeros((3, 3)) if structure.stress is None else structure.stress
+
+def _complete_cells(structures: Sequence[LabelledStructure]) -> NDArray[np.float64]:
+    """Cells (B, 3, 3) with vectors along open axes that span space."""
+    nothing = complete_cell(np.zeros((3, 3)), np.zeros(3, dtype=bool))
+    cells = np.array([s.atoms.cell.array for s in structures])
+    pbc = np.array([s.atoms.pbc for s in structures])
+    cells[~pbc.any(axis=1)] = nothing
+    for k in np.flatnonzero(pbc.any(axis=1) & ~pbc.all(axis=1)):
+        cells[k] = complete_cell(cells[k], pbc[k])
+    return cells
+
+
+def _labels(structures: Sequence[LabelledStructure]) -> Labels:
+    def weights(name: str) -> Tensor:
+        return torch.tensor([s.label_weight(name) for s in structures], dtype=torch.float64)
+
+    forces = [np.zeros((len(s.atoms), 3)) if s.forces is None else s.forces for s in structures]
+    stresses = [np.zeros((3, 3)) if s.stress is None else s.stress for s in structures]
     return Labels(
-        energy=torch.tensor([structure.energy or 0.0], dtype=torch.float64),
-        forces=torch.from_numpy(forces),
-        stress=torch.from_numpy(stress).unsqueeze(0),
-        energy_weight=weight("energy"),
-        forces_weight=weight("forces"),
-        stress_weight=weight("stress"),
+        energy=torch.tensor([s.energy or 0.0 for s in structures], dtype=torch.float64),
+        forces=torch.from_numpy(np.concatenate(forces)),
+        stress=torch.from_numpy(np.array(stresses)),
+        energy_weight=weights("energy"),
+        forces_weight=weights("forces"),
+        stress_weight=weights("stress"),
     )
+
+
+def _taken_apart(batch: LabelledBatch) -> Iterator[LabelledBatch]:
+    """Batches of one structure each; most of their tensors are views into those of the whole."""
+    graph, labels = batch
+    sizes, ones = graph.n_atoms.tolist(), [1] * graph.n_graphs
+    owner = graph.batch[graph.edge_index[0]]
+    pairs = torch.bincount(owner, minlength=graph.n_graphs).tolist()
+    edge_index = graph.edge_index - (graph.n_atoms.cumsum(0) - graph.n_atoms)[owner]
+    graphs = zip(
+        graph.numbers.split(sizes),
+        graph.positions.split(sizes),
+        graph.cell.split(ones),
+        graph.pbc.split(ones),
+        (part.contiguous() for part in edge_index.split(pairs, dim=1)),
+        graph.edge_shift.split(pairs),
+        torch.zeros_like(graph.batch).split(sizes),
+        graph.n_atoms.split(ones),
+        strict=True,
+    )
+    columns = (t.split(sizes if name == "forces" else ones) for name, t in labels._asdict().items())
+    for fields, values in zip(graphs, zip(*columns, strict=True), strict=True):
+        yield LabelledBatch(AtomGraph(*fields), Labels(*values))
 
 
 def collate_samples(samples: Sequence[LabelledBatch]) -> LabelledBatch:
@@ -146,6 +197,7 @@ def training_loader(
         sampler=EpochBatches(plan, seed, first_epoch, first_batch),
         collate_fn=_as_it_is,
         num_workers=num_workers,
+        persistent_workers=num_workers > 0,
         generator=torch.Generator(),  # else each pass draws a number from the global one
     )
 

@@ -1,4 +1,4 @@
-"""Structures from files: extended xyz by our own reader, anything else by ASE's."""
+"""Structures from files: usual extended xyz by our own reader, anything else by ASE's."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from pathlib import Path
 
 from ase import Atoms
 
+from mlip.data.extxyz import Unusual, read_frames
 from mlip.errors import DataError
+
+_EXTXYZ = (".xyz", ".extxyz")
 
 
 def read_structures(path: str | Path) -> list[Atoms]:
@@ -14,20 +17,46 @@ def read_structures(path: str | Path) -> list[Atoms]:
 
     Raises:
         OSError: the file can't be opened.
-        DataError: it is empty or not a file of structures.
+        DataError: it is empty, not a file of structures, or one that ASE would read in part.
     """
-    from ase.io import read
-
     file = Path(path)
     with open(file, "rb") as stream:
         if not stream.read(1):
             raise DataError(f"{file} is empty; expected structures, for example in extended xyz")
     try:
-        structures = read(file, index=":", format="extxyz" if file.suffix in (".xyz", ".extxyz") else None)
+        structures = _read(file)
+    except DataError:
+        raise
     except Exception as error:  # ASE's readers raise nearly anything on a file that is not theirs, OSError included
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise DataError(f"{file} can't be read as structures: {type(error).__name__}: {error}") from error
     if not structures:
         raise DataError(f"{file} holds no structure")
-    return list(structures)
+    return structures
+
+
+def _read(file: Path) -> list[Atoms]:
+    from ase.io import read
+
+    if file.suffix not in _EXTXYZ:
+        return list(read(file, index=":"))
+    text = file.read_text()
+    try:
+        return read_frames(text)
+    except Unusual:
+        structures = list(read(file, index=":", format="extxyz"))
+    _check_end(text, structures, file)
+    return structures
+
+
+def _check_end(text: str, structures: list[Atoms], file: Path) -> None:
+    """ASE stops silently at an empty line where a number of atoms should be, whatever comes after it."""
+    n_lines = sum(len(atoms) + 2 for atoms in structures)
+    n_vectors = sum(line.lstrip().startswith("VEC") for line in text.split("\n"))
+    rest = text.split("\n")[n_lines + n_vectors :]
+    if any(line.strip() for line in rest):
+        raise DataError(
+            f"{file}: line {n_lines + n_vectors + 1} is empty, and structures come after it, which would be left out; "
+            "remove the empty line"
+        )

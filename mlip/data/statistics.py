@@ -8,7 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mlip.data.batches import LabelledBatch
+from mlip.data.batches import LabelledBatch, collate_samples
+
+#: Structures that are looked at together.
+AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -28,19 +31,19 @@ def statistics(samples: Sequence[LabelledBatch], E0s: Mapping[int, float]) -> St
     """Statistics of samples of one structure each; only labels that are there count, each structure once."""
     n_connected = n_atoms = n_edges = 0
     squares = components = 0.0
-    energies = []
+    energies: list[float] = []
     table = torch.zeros(max(E0s) + 1, dtype=torch.float64)
     table[list(E0s)] = torch.tensor(list(E0s.values()), dtype=torch.float64)
-    for graph, labels in samples:
+    for start in range(0, len(samples), AT_ONCE):
+        graph, labels = collate_samples(samples[start : start + AT_ONCE])
         n_atoms += graph.numbers.shape[0]
         n_edges += graph.edge_index.shape[1]
         n_connected += int(torch.unique_consecutive(graph.edge_index[0]).numel())
-        if labels.energy_weight.item():
-            interaction = labels.energy.item() - table[graph.numbers].sum().item()
-            energies.append(interaction / graph.numbers.shape[0])
-        if labels.forces_weight.item():
-            squares += labels.forces.double().square().sum().item()
-            components += labels.forces.numel()
+        reference = torch.zeros_like(labels.energy).index_add_(0, graph.batch, table[graph.numbers])
+        energies += ((labels.energy - reference) / graph.n_atoms)[labels.energy_weight > 0].tolist()
+        forces = labels.forces[(labels.forces_weight > 0)[graph.batch]]
+        squares += forces.square().sum().item()
+        components += forces.numel()
     return Statistics(
         avg_num_neighbors=n_edges / max(n_connected, 1),
         interaction_mean=float(np.mean(energies)) if energies else 0.0,
