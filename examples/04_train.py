@@ -17,7 +17,7 @@ options = {
     "name": "small", "work_dir": here / "output",
     "train_file": here / "data/silicon_train.extxyz", "test_file": here / "data/silicon_test.extxyz",
     "r_max": 4.5, "hidden_irreps": "8x0e", "max_ell": 2, "correlation": 3, "radial_MLP": "[16, 16]",
-    "energy_weight": 100, "forces_weight": 10, "stress_weight": 1000,
+    "loss": "stress", "energy_weight": 100, "forces_weight": 10, "stress_weight": 1000,
     "batch_size": 4, "lr": 0.02, "scheduler": "cosine", "ema_decay": 0.95, "max_num_epochs": 50,
 }  # fmt: skip
 arguments = [word for name, value in options.items() for word in (f"--{name}", str(value))]

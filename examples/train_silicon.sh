@@ -6,5 +6,5 @@ set -e
 mlip train --name silicon --work_dir examples/output/silicon --seed 1 \
     --train_file "$MLIP_DATA/mlearn/Si/train.extxyz" --test_file "$MLIP_DATA/mlearn/Si/test.extxyz" \
     --valid_fraction 0.05 --E0s average --r_max 5.0 --hidden_irreps "32x0e + 32x1o" --radial_MLP "[64, 64]" \
-    --energy_weight 500 --forces_weight 10 --stress_weight 5000 \
+    --loss stress --energy_weight 500 --forces_weight 10 --stress_weight 5000 \
     --batch_size 2 --lr 0.007 --ema_decay 0.995 --scheduler cosine --max_num_epochs 400 --max_time 60

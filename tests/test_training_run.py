@@ -74,7 +74,8 @@ def checkpoint(folder: Path, name: str = "mlip") -> dict:
 def test_command_learns_and_writes_everything(tmp_path, data, capsys):
     test_file = write_xyz(tmp_path / "test.xyz", argon(5, seed=9))
     options = TINY | {"plot": True, "name": "ar", "max_num_epochs": 40, "scheduler": "cosine", "lr": 0.02}
-    options |= {"train_file": data, "test_file": test_file, "work_dir": tmp_path / "out", "stress_weight": 10}
+    options |= {"train_file": data, "test_file": test_file, "work_dir": tmp_path / "out"}
+    options |= {"loss": "stress", "stress_weight": 10}
     assert main(["train", "--json", *arguments(options)]) == 0
     captured = capsys.readouterr()
     result = json.loads(captured.out)
@@ -279,7 +280,7 @@ def test_missing_labels_train_nothing(tmp_path):
     path = write_xyz(tmp_path / "some.xyz", structures)
     valid = write_xyz(tmp_path / "valid.xyz", argon(2, seed=4))
     console = Console(record=True, quiet=False, file=io.StringIO(), width=200)
-    result = train(config(path, valid_file=str(valid), E0s="{Ar: -1.5}", max_num_epochs=2), console)
+    result = train(config(path, valid_file=str(valid), E0s="{Ar: -1.5}", loss="stress", max_num_epochs=2), console)
     assert "weight zero: forces of 7 in train, stress of 7 in train" in console.export_text()
     assert result.errors["train"]["n"] == 8
     assert result.errors["valid"]["stress_rmse_GPa"] is not None

@@ -7,6 +7,9 @@ import inspect
 import typing
 from typing import Any
 
+from mlip.cli.mace_options import ALIASES as ALIASES
+from mlip.cli.mace_options import FOREIGN as FOREIGN
+from mlip.cli.mace_options import VALUES as VALUES
 from mlip.training.config import TrainingConfig
 
 
@@ -19,12 +22,13 @@ def command(**options: Any) -> None:
     from mlip.errors import MissingDependencyError
 
     try:
+        from mlip.training.dry_run import rehearse
         from mlip.training.train import train
     except ModuleNotFoundError as error:
         if error.name != "lightning":
             raise
         raise MissingDependencyError("training needs lightning: pip install 'mlip-torch[train]'") from error
-    result = train(config, console(as_json))
+    result = (rehearse if config.dry_run else train)(config, console(as_json))
     if as_json:
         print_json(result.as_dict())
 

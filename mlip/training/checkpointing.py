@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import torch
 from mlip.checkpoint import write_atomically
 from mlip.errors import InputError, ModelFileError
 
-VERSION = 1
+VERSION = 2
 #: Options that may differ between a run and its continuation.
 FREE_OPTIONS = frozenset(
     {"max_num_epochs", "max_time", "patience", "restart_latest", "overwrite", "plot", "device", "work_dir"}
+    | {"keep_checkpoints", "save_all_checkpoints", "dry_run", "num_workers"}
     | {"error_table", "tensorboard", "wandb", "wandb_project", "wandb_entity", "wandb_name"}
 )
 
@@ -24,6 +26,15 @@ def save_checkpoint(state: dict[str, Any], path: Path) -> None:
     buffer = io.BytesIO()
     torch.save({"version": VERSION, **state}, buffer)
     write_atomically(path, buffer.getvalue())
+
+
+def remove_leftovers(path: Path) -> None:
+    """Delete what kills during the writing of this checkpoint, or of others of its run, left beside it."""
+    run = re.escape(path.name.removesuffix("_checkpoint.pt"))
+    leftover = re.compile(rf"\.{run}(_checkpoint|_epoch-\d+)\.pt\.[0-9a-f]{{16}}")
+    for file in path.parent.iterdir():
+        if leftover.fullmatch(file.name):
+            file.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path, config: dict[str, Any], data: dict[str, str]) -> dict[str, Any]:
@@ -40,13 +51,16 @@ def load_checkpoint(path: Path, config: dict[str, Any], data: dict[str, str]) ->
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        version, trained, read = int(state["version"]), dict(state.get("config", {})), dict(state.get("data", {}))
+        version, read = int(state["version"]), dict(state.get("data", {}))
     except OSError:
         raise
     except Exception as error:  # torch raises many types on a file that is not its own
         raise ModelFileError(f"{path} is not a training checkpoint or is damaged: {type(error).__name__}") from error
     if version > VERSION:
         raise ModelFileError(f"{path} has checkpoint version {version}, this mlip reads up to {VERSION}; update mlip")
+    if version == 1:
+        state = _from_version_1(state)
+    trained = dict(state.get("config", {}))
     changed = [
         f"--{name} {trained.get(name)} -> {value}"
         for name, value in config.items()
@@ -60,3 +74,16 @@ def load_checkpoint(path: Path, config: dict[str, Any], data: dict[str, str]) ->
             "leave out --restart_latest"
         )
     return dict(state)
+
+
+def _from_version_1(state: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 had no second stage and fewer options; its "weighted" loss had stresses where there were any."""
+    from mlip.training.config import TrainingConfig
+
+    config = dict(state.get("config", {}))
+    defaults = TrainingConfig(train_file="-").as_dict()
+    if config.get("loss") == "weighted" and any("valid_stress_rmse" in record for record in state.get("history", [])):
+        config["loss"] = "stress"
+    nothing = {"loss": float("inf"), "epoch": 0, "weights": {}}
+    stage_two = {"began": None, "average": {"steps": 0, "average": []}, "first": nothing}
+    return {**state, "config": {**defaults, **config}, "stage_two": stage_two}

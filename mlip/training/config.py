@@ -13,12 +13,26 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlip.errors import InputError
+from mlip.training.option_checks import check_options
 
 #: Options that say where and how to run, not what to train.
 _LOCAL = frozenset(
     {"work_dir", "restart_latest", "plot", "error_table", "tensorboard"}
     | {"wandb", "wandb_project", "wandb_entity", "wandb_name"}
+    | {"dry_run", "keep_checkpoints", "save_all_checkpoints", "num_workers"}
 )
+#: Values that have another name in `mace_run_train`.
+MACE_VALUES = {
+    "scheduler": {"ReduceLROnPlateau": "plateau", "ExponentialLR": "exponential"},
+    "loss": {"l1l2energyforces": "l1l2"},
+}
+Interaction = Literal[
+    "RealAgnosticInteractionBlock",
+    "RealAgnosticResidualInteractionBlock",
+    "RealAgnosticDensityInteractionBlock",
+    "RealAgnosticDensityResidualInteractionBlock",
+    "RealAgnosticResidualNonLinearInteractionBlock",
+]
 
 
 @dataclass(frozen=True)
@@ -40,50 +54,91 @@ class TrainingConfig:
         energy_key: name of the energies (eV) in the files; default REF_energy, else energy
         forces_key: name of the forces (eV/Å) in the files; default REF_forces, else forces
         stress_key: name of the stresses (eV/Å³, positive under tension) in the files; default REF_stress, else stress
+        virials_key: name of the virials (eV, mace's sign: -volume times the stress) in the files; default REF_virials,
+            else virials; they become stresses
+        config_type_weights: factors of the weights of structures by their config_type, such as
+            '{"Default": 1.0, "surface": 5.0}'; Default is the name of those without
         E0s: energies of single atoms, "isolated" (isolated atoms of the training file), "average" (least squares over
-            the training energies) or a mapping such as "{14: -0.8}"
+            the training energies), a mapping such as "{14: -0.8}", or a file: such a mapping in JSON, or isolated
+            atoms in extended xyz
         model: MACE (shift 0, non-residual first layer) or ScaleShiftMACE (shift = mean interaction energy per atom,
             residual first layer)
         r_max: cutoff radius in Å
-        num_radial_basis: number of Bessel functions
+        radial_type: functions of the distance, bessel, gaussian or chebyshev
+        num_radial_basis: number of these functions
         num_cutoff_basis: exponent p of the polynomial cutoff
+        distance_transform: of the distances these functions are taken at, None, Agnesi or Soft
+        pair_repulsion: add the ZBL repulsion of the nuclei
         hidden_irreps: features of an atom, such as "32x0e + 32x1o"; default num_channels and max_L
         num_channels: channels of each irrep when hidden_irreps is not given
         max_L: highest l of the features when hidden_irreps is not given
-        max_ell: highest l of the spherical harmonics
+        max_ell: highest l of the spherical harmonics; also --l_max
         correlation: order of the many-body expansion, 3 for four-body terms
         num_interactions: number of layers
+        interaction: kind of the layers after the first, by the names of mace's classes
+        interaction_first: kind of the first layer; default RealAgnosticInteractionBlock with --model MACE,
+            RealAgnosticResidualInteractionBlock with ScaleShiftMACE
         MLP_irreps: hidden features of the last readout
+        gate: activation in the last readout, silu, tanh, abs or None
         radial_MLP: widths of the hidden layers of the radial network, such as "[64, 64, 64]"
         avg_num_neighbors: normalization of the messages; default the mean over the training set
         scaling: scale (and shift) of the network's energies, rms_forces_scaling (RMS of the forces), std_scaling
             (standard deviation of the interaction energy per atom) or no_scaling (1 and 0)
-        loss: weighted (mean squared errors) or huber
+        loss: what is minimized, a sum of terms with the weights below. Mean squared errors of energies per atom and
+            forces (weighted), of forces (forces_only), with stresses (stress), with virials per atom (virials);
+            Huber's function of energies per atom, forces, stresses (huber), turning linear earlier for large forces
+            (universal); energies per atom and lengths of the force errors, not squared (l1l2); root mean squared
+            errors of energies per atom, forces, stresses (rmse)
         huber_delta: error at which the Huber loss turns linear, in units of eV/atom, eV/Å, eV/Å³
         energy_weight: weight of the energies per atom in the loss
         forces_weight: weight of the forces in the loss
         stress_weight: weight of the stresses in the loss
-        batch_size: structures in a training step
+        virials_weight: weight of the virials per atom in the loss
+        swa: train in two stages; in the second the loss has the weights swa_*_weight, the learning rate is swa_lr, and
+            the weights at the end of each epoch are averaged equally beside the exponential average; also --stage_two
+        start_swa: epochs before the second stage, default three quarters of the run; also --start_stage_two
+        swa_lr: learning rate of the second stage; also --stage_two_lr
+        swa_energy_weight: weight of the energies in the second stage; also --stage_two_energy_weight
+        swa_forces_weight: weight of the forces in the second stage; also --stage_two_forces_weight
+        swa_stress_weight: weight of the stresses in the second stage; also --stage_two_stress_weight
+        swa_virials_weight: weight of the virials in the second stage; also --stage_two_virials_weight
+        batch_size: structures in a training step, default 10; with batch_atoms or batch_edges the most there may be,
+            by default any number
+        batch_atoms: most atoms in a training step; batches are then about equally large, as many in every epoch
+        batch_edges: most pairs of neighbors in a training step, likewise
         valid_batch_size: structures at once in validation
         max_num_epochs: passes over the training set
         max_time: wall-clock minutes after which training ends and the potential is written, restarts included
         patience: validations without improvement after which training ends
         eval_interval: epochs between validations
         lr: learning rate
-        weight_decay: L2 penalty of the linear maps inside the layers
-        amsgrad: use the AMSGrad variant of Adam (--no_amsgrad: do not)
-        ema: average the weights exponentially; validation and the result use the average (--no_ema: do not)
+        optimizer: adam, adamw (weight decay apart from the gradient) or schedulefree (averages instead of a schedule)
+        weight_decay: decay of the linear maps inside the layers, an L2 penalty with adam
+        amsgrad: use the AMSGrad variant of adam or adamw (--no_amsgrad: do not); default yes, with schedulefree no
+        beta: decay of the mean gradient in adam and adamw
+        beta1_schedulefree: how near the gradients are taken to the average, in schedulefree
+        beta2_schedulefree: decay of the mean squared gradient in schedulefree
+        ema: average the weights exponentially; validation and the result use the average (--no_ema: do not); default
+            yes, with schedulefree no, which has an average of its own
         ema_decay: decay of that average per step
-        scheduler: plateau (reduce when the validation stalls), cosine or linear (to zero at max_num_epochs, or at
-            max_time if that comes first), constant
+        scheduler: plateau (reduce when the validation stalls; mace's ReduceLROnPlateau), exponential (by
+            lr_scheduler_gamma each epoch; mace's ExponentialLR), cosine or linear (to zero at max_num_epochs, or at
+            max_time if that comes first), constant; default plateau, with schedulefree constant
         lr_factor: factor of each reduction by the plateau scheduler
         scheduler_patience: validations without improvement before a reduction
+        lr_scheduler_gamma: factor of the exponential scheduler after each epoch
         warmup_steps: steps over which the learning rate rises from zero
         clip_grad: largest norm of the gradient, 0 for none
         device: where to train
         default_dtype: precision of weights, forces and stresses; energies and losses are summed in float64 always
+        deterministic: take operations of torch that give the same bits in every run, where a GPU has others; a CPU
+            always has the same
+        num_workers: processes that put batches together beside the one that trains
         restart_latest: continue from the latest checkpoint of this name in work_dir, if there is one
         overwrite: replace an earlier run of this name in work_dir, which is refused otherwise
+        keep_checkpoints: keep the checkpoint of every validation that was the best so far, as NAME_epoch-N.pt
+        save_all_checkpoints: keep the checkpoint of every epoch, as NAME_epoch-N.pt
+        dry_run: read the data, build the potential, take a few steps, say what a run would need; write nothing
         plot: draw the learning curve and the parity plots, in files and in the report (--no_plot: do not)
         error_table: the table of errors at the end, PerAtomRMSE, TotalRMSE, PerAtomMAE, TotalMAE,
             PerAtomRMSEstressvirials or PerAtomMAEstressvirials; default PerAtomRMSE, with stresses where there are any
@@ -104,46 +159,78 @@ class TrainingConfig:
     energy_key: str | None = None
     forces_key: str | None = None
     stress_key: str | None = None
+    virials_key: str | None = None
+    config_type_weights: str | dict[str, float] = '{"Default": 1.0}'
     E0s: str | dict[str, float] | dict[int, float] = "isolated"
     model: Literal["MACE", "ScaleShiftMACE"] = "MACE"
     r_max: float = 5.0
+    radial_type: Literal["bessel", "gaussian", "chebyshev"] = "bessel"
     num_radial_basis: int = 8
     num_cutoff_basis: int = 5
+    distance_transform: Literal["None", "Agnesi", "Soft"] = "None"
+    pair_repulsion: bool = False
     hidden_irreps: str | None = None
     num_channels: int = 128
     max_L: int = 1
     max_ell: int = 3
     correlation: int = 3
     num_interactions: int = 2
+    interaction: Interaction = "RealAgnosticResidualInteractionBlock"
+    interaction_first: Interaction | None = None
     MLP_irreps: str = "16x0e"
+    gate: Literal["silu", "tanh", "abs", "None"] = "silu"
     radial_MLP: str | list[int] = "[64, 64, 64]"
     avg_num_neighbors: float | None = None
     scaling: Literal["rms_forces_scaling", "std_scaling", "no_scaling"] = "rms_forces_scaling"
-    loss: Literal["weighted", "huber"] = "weighted"
+    loss: Literal[
+        "weighted", "forces_only", "virials", "stress", "huber", "universal", "l1l2", "rmse", "l1l2energyforces"
+    ] = "weighted"
     huber_delta: float = 0.01
     energy_weight: float = 1.0
     forces_weight: float = 100.0
     stress_weight: float = 1.0
-    batch_size: int = 10
+    virials_weight: float = 1.0
+    swa: bool = False
+    start_swa: int | None = None
+    swa_lr: float = 1e-3
+    swa_energy_weight: float = 1000.0
+    swa_forces_weight: float = 100.0
+    swa_stress_weight: float = 10.0
+    swa_virials_weight: float = 10.0
+    batch_size: int | None = None
+    batch_atoms: int | None = None
+    batch_edges: int | None = None
     valid_batch_size: int = 10
     max_num_epochs: int = 2048
     max_time: float | None = None
     patience: int = 2048
     eval_interval: int = 1
     lr: float = 0.01
+    optimizer: Literal["adam", "adamw", "schedulefree"] = "adam"
     weight_decay: float = 5e-7
-    amsgrad: bool = True
-    ema: bool = True
+    amsgrad: bool | None = None
+    beta: float = 0.9
+    beta1_schedulefree: float = 0.9
+    beta2_schedulefree: float = 0.98
+    ema: bool | None = None
     ema_decay: float = 0.99
-    scheduler: Literal["plateau", "cosine", "linear", "constant"] = "plateau"
+    scheduler: (
+        Literal["plateau", "exponential", "cosine", "linear", "constant", "ReduceLROnPlateau", "ExponentialLR"] | None
+    ) = None
     lr_factor: float = 0.8
     scheduler_patience: int = 50
+    lr_scheduler_gamma: float = 0.9993
     warmup_steps: int = 0
     clip_grad: float = 10.0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     default_dtype: Literal["float32", "float64"] = "float32"
+    deterministic: bool = False
+    num_workers: int = 0
     restart_latest: bool = False
     overwrite: bool = False
+    keep_checkpoints: bool = False
+    save_all_checkpoints: bool = False
+    dry_run: bool = False
     plot: bool = True
     error_table: str | None = None
     tensorboard: bool = False
@@ -153,36 +240,29 @@ class TrainingConfig:
     wandb_name: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse values that can't be right; bring `radial_MLP` and `E0s` to one form, however they were spelled.
+        """Bring options to one form, however they were spelled; refuse what can't be right or would do nothing.
 
         Raises:
             InputError: naming the option, what was expected and what was got.
         """
-        if not self.train_file:
-            raise InputError("--train_file is missing; it names the structures to train on")
-        if not re.fullmatch(r"[\w.+-]+", self.name):
-            raise InputError(f"--name {self.name!r} can't be part of a file name; use letters, digits, _ . + -")
-        positive = (
-            "r_max num_radial_basis num_cutoff_basis num_channels correlation num_interactions batch_size "
-            "valid_batch_size max_num_epochs max_time patience eval_interval lr lr_factor avg_num_neighbors huber_delta"
-        )
-        for option in positive.split():
-            value = getattr(self, option)
-            if value is not None and not value > 0:
-                raise InputError(f"--{option} is {value}; expected more than zero")
-        for option in "energy_weight forces_weight stress_weight weight_decay clip_grad max_L max_ell seed".split():
-            if not getattr(self, option) >= 0:
-                raise InputError(f"--{option} is {getattr(self, option)}; expected zero or more")
-        if not self.energy_weight + self.forces_weight + self.stress_weight > 0:
-            raise InputError("energy_weight, forces_weight and stress_weight are all zero: nothing to train on")
-        if not 0 < self.ema_decay < 1:
-            raise InputError(f"--ema_decay is {self.ema_decay}; expected between 0 and 1")
-        self._check_reporting()
+        from mlip.data.weights import parse_config_type_weights
+
+        object.__setattr__(self, "config_type_weights", parse_config_type_weights(self.config_type_weights))
+        if self.batch_size is None and self.batch_atoms is None and self.batch_edges is None:
+            object.__setattr__(self, "batch_size", 10)
+        free = self.optimizer == "schedulefree"
+        for name, value in (("amsgrad", not free), ("ema", not free), ("scheduler", "constant" if free else "plateau")):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        for name, renamed in MACE_VALUES.items():
+            object.__setattr__(self, name, renamed.get(getattr(self, name), getattr(self, name)))
         object.__setattr__(self, "radial_MLP", list(self.radial_widths()))
         if not isinstance(self.E0s, str) or self.E0s.lstrip().startswith("{"):
             from mlip.data.reference_energies import parse_E0s
 
             object.__setattr__(self, "E0s", parse_E0s(self.E0s))
+        check_options(self)
+        self._check_reporting()
 
     def _check_reporting(self) -> None:
         if self.error_table is not None:
@@ -199,6 +279,11 @@ class TrainingConfig:
         if not words or not all(word.isdigit() and int(word) > 0 for word in words):
             raise InputError(f"--radial_MLP {self.radial_MLP!r} is not a list of widths such as [64, 64, 64]")
         return tuple(map(int, words))
+
+    def first_interaction(self) -> str:
+        """Kind of the first layer, by default the one that the model is known for."""
+        plain = "RealAgnosticInteractionBlock" if self.model == "MACE" else "RealAgnosticResidualInteractionBlock"
+        return self.interaction_first or plain
 
     def feature_irreps(self) -> str:
         """Irreps of the atom features, with the parity of spherical harmonics."""
@@ -222,7 +307,7 @@ class TrainingConfig:
         """The command line of this run, with the options that are not at their defaults."""
         words, defaults = ["mlip", "train"], TrainingConfig(train_file="-").as_dict()
         for name, value in self.portable().items():
-            if value == defaults[name]:
+            if value == defaults[name] or value is None:  # None: what is left to another option
                 continue
             if isinstance(value, bool):
                 words.append(f"--{name}" if value else f"--no_{name}")

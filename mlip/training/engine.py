@@ -85,6 +85,7 @@ def fit(module: TrainingModule, training: Any, validation: Any, progress: Progre
         MLIPError: the loss is not finite.
     """
     config = module.config
+    module.validation = validation
     if module.first_epoch >= config.max_num_epochs or module.time_is_up:
         return
     handler = signal.getsignal(signal.SIGINT)
@@ -94,7 +95,6 @@ def fit(module: TrainingModule, training: Any, validation: Any, progress: Progre
             devices=1,
             max_epochs=config.max_num_epochs - module.first_epoch,
             reload_dataloaders_every_n_epochs=1,  # the first epoch of a restart may be shorter than the others
-            gradient_clip_val=config.clip_grad or None,
             check_val_every_n_epoch=config.eval_interval,
             num_sanity_val_steps=0,
             callbacks=[progress],

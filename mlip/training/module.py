@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from typing import Any
 
 import lightning as L
@@ -15,19 +15,15 @@ from mlip.data.batches import LabelledBatch
 from mlip.errors import MLIPError
 from mlip.potential import Potential
 from mlip.training.config import TrainingConfig
+from mlip.training.data import TrainingData
 from mlip.training.ema import WeightAverage, cpu_copy
-from mlip.training.loss import Loss
+from mlip.training.loss import make_loss
 from mlip.training.optimizer import make_optimizer
 from mlip.training.schedule import Schedule
-
-
-@dataclass
-class Best:
-    """The best validation so far and the weights it was reached with."""
-
-    loss: float = float("inf")
-    epoch: int = 0
-    weights: dict[str, Tensor] = field(default_factory=dict)
+from mlip.training.schedule_free import ScheduleFreeAdamW
+from mlip.training.stage_two import StageTwo
+from mlip.training.sums import clip_norm
+from mlip.training.validation import Best, ValidationSums
 
 
 class TrainingModule(L.LightningModule):
@@ -35,7 +31,6 @@ class TrainingModule(L.LightningModule):
 
     Args:
         potential: to be trained, in the precision wanted.
-        loss: of a batch.
         config: of the run.
         properties: which of "forces", "stress" train.
         steps_per_epoch: batches in an epoch.
@@ -44,18 +39,19 @@ class TrainingModule(L.LightningModule):
     def __init__(
         self,
         potential: Potential,
-        loss: Loss,
         config: TrainingConfig,
         properties: frozenset[str],
         steps_per_epoch: int,
     ) -> None:
         super().__init__()
-        self.potential, self.loss, self.config = potential, loss, config
+        self.potential, self.loss, self.config = potential, make_loss(config), config
         self.wanted = {"forces": "forces" in properties, "stress": "stress" in properties}
         self.total_steps = steps_per_epoch * config.max_num_epochs
         self.steps_per_epoch = steps_per_epoch
         self.average = WeightAverage(potential, config.ema_decay if config.ema else None)
-        self.best = Best()
+        self.stage_two = StageTwo(potential, config)
+        self.best = Best()  # of the present stage
+        self.validation: Iterable[LabelledBatch] = ()  # given before the fit starts
         self.history: list[dict[str, Any]] = []
         self.first_epoch = 0  # completed before this process
         self.first_losses: list[float] = []  # of the steps of the next epoch that were done before this process
@@ -67,12 +63,19 @@ class TrainingModule(L.LightningModule):
         self._steps_before = 0
         self._sums = ValidationSums()
 
+    @classmethod
+    def of_run(cls, config: TrainingConfig, data: TrainingData, potential: Potential) -> TrainingModule:
+        """The module of a run on its data."""
+        return cls(potential, config, data.properties, data.plan.steps)
+
     # -- optimization ------------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         self.optimizer = make_optimizer(self.potential, self.config)
         self.schedule = Schedule(self.optimizer, self.config)
-        self.average.to(self.device)
+        self.schedule.in_stage_two = self.stage_two.is_on
+        for average in (self.average, self.stage_two.average):
+            average.to(self.device)
         if self._restored is not None:
             self.optimizer.load_state_dict(self._restored["optimizer"])
             self.schedule.load_state_dict(self._restored["schedule"])
@@ -86,9 +89,19 @@ class TrainingModule(L.LightningModule):
     def on_train_epoch_start(self) -> None:
         self.epoch = self.first_epoch + self.current_epoch + 1
         self._losses, self.first_losses = self.first_losses, []
+        if not self._losses and self.stage_two.is_due(self.epoch - 1, self.progress, self.is_stalled):
+            self._begin_stage_two()
+
+    def _begin_stage_two(self) -> None:
+        self.stage_two.began = self.epoch - 1
+        self.stage_two.first, self.best = self.best, Best()
+        self.loss = make_loss(self.config, stage_two=True)
+        self.schedule.in_stage_two = True
+        if isinstance(self.optimizer, ScheduleFreeAdamW):
+            self.optimizer.start_again()  # the large steps of the first stage would outweigh all of the second
 
     def on_train_batch_start(self, batch: LabelledBatch, batch_idx: int) -> None:
-        self.schedule.before_step(self.progress)
+        self.schedule.before_step(self.progress, self.epoch - 1)
 
     def training_step(self, batch: LabelledBatch, batch_idx: int) -> Tensor:
         prediction = self.potential(batch.graph, **self.wanted, training=True)
@@ -108,37 +121,78 @@ class TrainingModule(L.LightningModule):
             "The last checkpoint holds weights that were good"
         )
 
+    def configure_gradient_clipping(self, *arguments: Any, **options: Any) -> None:
+        if self.config.clip_grad:
+            clip_norm((p.grad for p in self.potential.parameters()), self.config.clip_grad)
+
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:
         super().optimizer_step(*arguments, **options)
         self.average.update()
 
     def on_train_batch_end(self, outputs: Any, batch: LabelledBatch, batch_idx: int) -> None:
+        if self.stage_two.is_on and self.epoch_is_complete:
+            self.stage_two.average.update()
         if self.time_is_up:
             self.trainer.should_stop = True
 
     # -- validation --------------------------------------------------------------------------------------------------
 
+    def _swap_average(self) -> None:
+        """Exchange the weights and what a user gets: the average of schedule-free training, or the exponential one."""
+        if isinstance(self.optimizer, ScheduleFreeAdamW):
+            self.optimizer.swap()
+        else:
+            self.average.swap()
+
     def on_validation_epoch_start(self) -> None:
-        self.average.swap()
+        self._swap_average()
         self._sums = ValidationSums()
 
     def validation_step(self, batch: LabelledBatch, batch_idx: int) -> None:
+        self.validate_batch(batch)
+
+    def validate_batch(self, batch: LabelledBatch) -> None:
+        """Add the errors on a batch to the sums of this validation."""
         prediction = self.potential(batch.graph, **self.wanted)
         loss = self.loss(batch, prediction)
         self._sums.add(batch, loss, prediction)
 
     def on_validation_epoch_end(self) -> None:
+        found = self._judge(self._sums.result())
+        self._swap_average()
+        if self.stage_two.is_on:
+            found |= {"stage": 2, "weights": "exponential average" if self.config.ema else "last"}
+        if self.stage_two.has_average:
+            equal = self._validate_equal_average()
+            if equal["valid_loss"] < found["valid_loss"]:
+                found |= equal | {"weights": "equal average"}
         record: dict[str, Any] = {"epoch": self.epoch, "loss": _mean(self._losses), "lr": self.schedule.rate}
-        record |= self._sums.result() | {"seconds": self.elapsed}
-        if self._finite(record["valid_loss"], "validation") < self.best.loss:
-            weights = dict(self.potential.named_parameters())
-            self.best = Best(record["valid_loss"], record["epoch"], cpu_copy(weights))
-        self.average.swap()
-        self.history.append(record)
-        self.schedule.after_validation(record["valid_loss"])
-        since_best = sum(r["epoch"] > self.best.epoch for r in self.history)
-        if since_best >= self.config.patience:
+        self.history.append(record | found | {"seconds": self.elapsed})
+        self.schedule.after_validation(found["valid_loss"])
+        if self.is_stalled and (self.stage_two.is_on or not self.config.swa):
             self.trainer.should_stop = True
+
+    def _judge(self, found: dict[str, Any]) -> dict[str, Any]:
+        """Keep the weights in place if they are the best of this stage; returns what was found."""
+        if self._finite(found["valid_loss"], "validation") < self.best.loss:
+            self.best = Best(found["valid_loss"], self.epoch, cpu_copy(dict(self.potential.named_parameters())))
+        return found
+
+    def _validate_equal_average(self) -> dict[str, Any]:
+        """A second pass over the validation set, with the equal average of the second stage."""
+        self.stage_two.average.swap()
+        self._sums = ValidationSums()
+        for batch in self.validation:
+            self.validate_batch(batch.to(self.device))
+        found = self._judge(self._sums.result())
+        self.stage_two.average.swap()
+        return found
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether `patience` is used up: so many validations of this stage since the best."""
+        since = max(self.best.epoch, self.stage_two.began or 0)
+        return sum(record["epoch"] > since for record in self.history) >= self.config.patience
 
     # -- state -------------------------------------------------------------------------------------------------------
 
@@ -198,7 +252,8 @@ class TrainingModule(L.LightningModule):
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
-            "best": {"loss": self.best.loss, "epoch": self.best.epoch, "weights": self.best.weights},
+            "best": self.best.as_dict(),
+            "stage_two": self.stage_two.state_dict(),
             "history": self.history,
             "rng": torch.get_rng_state(),
         }
@@ -212,6 +267,9 @@ class TrainingModule(L.LightningModule):
         load_weights(self.potential, state["weights"])
         self.average.load_state_dict(state["average"])
         self.best = Best(**state["best"])
+        self.stage_two.load_state_dict(state["stage_two"])
+        if self.stage_two.is_on:
+            self.loss = make_loss(self.config, stage_two=True)
         self.history = list(state["history"])
         self._restored = {"optimizer": state["optimizer"], "schedule": state["schedule"]}
         torch.set_rng_state(state["rng"])
@@ -222,35 +280,6 @@ def load_weights(potential: Potential, weights: dict[str, Tensor]) -> None:
     """Put weights by name into a potential."""
     for name, parameter in potential.named_parameters():
         parameter.copy_(weights[name])
-
-
-class ValidationSums:
-    """Loss and squared errors over the validation set; on the device, in float64, one transfer at the end."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-
-    def add(self, batch: LabelledBatch, loss: Tensor, prediction: Any) -> None:
-        graph, labels = batch
-        self._add("loss", loss * graph.n_graphs, graph.n_graphs)
-        known = labels.energy_weight > 0
-        error = (prediction.energy.double() - labels.energy) / graph.n_atoms
-        self._add("energy", error[known].square().sum(), known.sum())
-        if prediction.forces is not None:
-            known = (labels.forces_weight > 0)[graph.batch]
-            self._add("forces", (prediction.forces - labels.forces)[known].double().square().sum(), 3 * known.sum())
-        if prediction.stress is not None:
-            known = labels.stress_weight > 0
-            self._add("stress", (prediction.stress - labels.stress)[known].double().square().sum(), 9 * known.sum())
-
-    def _add(self, name: str, total: Tensor, count: Tensor | int) -> None:
-        pair = torch.stack([total.detach(), torch.as_tensor(count, dtype=torch.float64, device=total.device)])
-        self.sums[name] = self.sums[name] + pair if name in self.sums else pair
-
-    def result(self) -> dict[str, float]:
-        """`valid_loss`, and root mean squared errors in eV/atom, eV/Å, eV/Å³ of what is labelled."""
-        means = {name: float(pair[0] / pair[1]) for name, pair in self.sums.items() if pair[1] > 0}
-        return {"valid_loss": means.pop("loss")} | {f"valid_{name}_rmse": mean**0.5 for name, mean in means.items()}
 
 
 def _mean(values: list[float]) -> float:

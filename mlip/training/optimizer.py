@@ -1,4 +1,4 @@
-"""Adam with the weight decay of MACE: on the linear maps inside the layers, not on embeddings and readouts."""
+"""Optimizers with the weight decay of MACE: on the linear maps inside the layers, not on embeddings and readouts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 
 from mlip.potential import Potential
 from mlip.training.config import TrainingConfig
+from mlip.training.schedule_free import ScheduleFreeAdamW
 
 #: Parts of the networks whose weights decay, those of MACE: mixing after the message, skip connection, product basis.
 DECAYED = frozenset({"mix", "skip", "contraction", "product"})
@@ -19,4 +20,8 @@ def make_optimizer(potential: Potential, config: TrainingConfig) -> torch.optim.
         if parameter.requires_grad:
             (decayed if DECAYED & set(name.split(".")) else free).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    return torch.optim.Adam([g for g in groups if g["params"]], lr=config.lr, amsgrad=config.amsgrad)
+    groups = [group for group in groups if group["params"]]
+    if config.optimizer == "schedulefree":
+        return ScheduleFreeAdamW(groups, lr=config.lr, betas=(config.beta1_schedulefree, config.beta2_schedulefree))
+    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    return kind(groups, lr=config.lr, betas=(config.beta, 0.999), amsgrad=bool(config.amsgrad))

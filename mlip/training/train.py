@@ -18,17 +18,18 @@ from mlip.data.predict import Predicted, predict
 from mlip.errors import InputError, MLIPError
 from mlip.potential import Potential
 from mlip.training import report
-from mlip.training.checkpointing import load_checkpoint, save_checkpoint
+from mlip.training.checkpointing import load_checkpoint, remove_leftovers, save_checkpoint
 from mlip.training.config import TrainingConfig
+from mlip.training.data import TrainingData, load_data
+from mlip.training.determinism import deterministic
 from mlip.training.engine import Progress, fit
 from mlip.training.error_tables import default_table, error_table
 from mlip.training.logs import Logs
-from mlip.training.loss import PENALTIES, Loss
 from mlip.training.module import TrainingModule, load_weights
 from mlip.training.plots import plot_learning_curve, plot_parity
 from mlip.training.report_html import write_report
 from mlip.training.report_numbers import Outcome
-from mlip.training.setup import TrainingData, build_potential, load_data
+from mlip.training.setup import build_potential, device_of
 from mlip.training.timing import Timing
 
 
@@ -70,7 +71,10 @@ def train(config: TrainingConfig, console: Console | None = None) -> TrainingRes
         MissingDependencyError: a log was asked for whose package is not installed.
         KeyboardInterrupt: after Ctrl-C, with the checkpoint of the last epoch written.
     """
-    with torch.random.fork_rng(devices=[]):  # the seed is the run's, not the caller's
+    if config.dry_run:
+        raise InputError("train does no --dry_run, which is mlip.training.dry_run.rehearse(config)")
+    # The seed and the choice of algorithms are the run's, not the caller's.
+    with torch.random.fork_rng(devices=[]), deterministic(config.deterministic):
         return _train(config, console or report.quiet_console())
 
 
@@ -87,11 +91,11 @@ def _train(config: TrainingConfig, console: Console) -> TrainingResult:
 def _run(config: TrainingConfig, logs: Logs, console: Console) -> TrainingResult:
     started = time.monotonic()
     data = load_data(config)
-    potential = build_potential(config, data).to(_device(config))
+    potential = build_potential(config, data).to(device_of(config))
     console.print(report.data_table(data))
     for line in report.describe(config, data, potential):
         console.print(line)
-    module = _module(config, data, potential)
+    module = TrainingModule.of_run(config, data, potential)
     _start(config, data, module, console)
     logs.start(module.history)
     start_up = time.monotonic() - started
@@ -99,7 +103,8 @@ def _run(config: TrainingConfig, logs: Logs, console: Console) -> TrainingResult
     timing.start_up, timing.total = start_up, module.elapsed
     if not module.best.weights:
         raise MLIPError(f"no validation in {module.elapsed:.0f} s; allow more --max_time or a smaller --eval_interval")
-    potential.to(_device(config))
+    potential.to(device_of(config))
+    _save_first_stage(config, data, module)
     load_weights(potential, module.best.weights)
     potential.requires_grad_(False)
     return _finish(config, data, module, timing, console)
@@ -115,22 +120,10 @@ def _keep_earlier_run(config: TrainingConfig) -> None:
         )
 
 
-def _device(config: TrainingConfig) -> str:
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: torch finds no CUDA device; use --device cpu")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
-
-
-def _module(config: TrainingConfig, data: TrainingData, potential: Potential) -> TrainingModule:
-    penalty = PENALTIES[config.loss](config.huber_delta)
-    weights = [getattr(config, f"{name}_weight") for name in ("energy", "forces", "stress")]
-    steps = -(-len(data.sets["train"].samples) // config.batch_size)
-    return TrainingModule(potential, Loss(penalty, *weights), config, data.properties, steps)
-
-
 def _start(config: TrainingConfig, data: TrainingData, module: TrainingModule, console: Console) -> None:
     """Begin afresh, or continue from the latest checkpoint."""
     checkpoint = config.file("_checkpoint.pt")
+    remove_leftovers(checkpoint)
     if config.restart_latest and checkpoint.exists():
         module.load_run_state(load_checkpoint(checkpoint, config.as_dict(), data.sha256))
         step = f", step {len(module.first_losses)} of the next" if module.first_losses else ""
@@ -144,15 +137,19 @@ def _fit(config: TrainingConfig, data: TrainingData, module: TrainingModule, log
     identity = {"config": config.as_dict(), "data": data.sha256}
 
     def save() -> None:
-        save_checkpoint({**identity, **module.run_state()}, checkpoint)
+        state = {**identity, **module.run_state()}
+        save_checkpoint(state, checkpoint)
+        is_best = config.keep_checkpoints and module.best.epoch == module.epoch
+        if module.epoch_is_complete and (config.save_all_checkpoints or is_best):
+            save_checkpoint(state, config.file(f"_epoch-{module.epoch}.pt"))
 
     start = (module.first_epoch, len(module.first_losses))
-    loader = training_loader(data.sets["train"].samples, config.batch_size, config.seed, *start)
+    loader = training_loader(data.sets["train"].samples, data.plan, config.seed, *start, config.num_workers)
     validation = validation_loader(data.sets["valid"].samples, config.valid_batch_size)
     progress = Progress(config, console, logs, save)
     started = time.monotonic()
     try:
-        fit(module, loader, validation, progress, _device(config))
+        fit(module, loader, validation, progress, device_of(config))
     except KeyboardInterrupt:
         console.print(
             f"interrupted; {checkpoint} holds the run up to {progress.saved}. "
@@ -165,11 +162,20 @@ def _fit(config: TrainingConfig, data: TrainingData, module: TrainingModule, log
     return progress.timing
 
 
+def _save_first_stage(config: TrainingConfig, data: TrainingData, module: TrainingModule) -> None:
+    """Of a run in two stages, the best potential of the first one: NAME.safetensors, as in mace."""
+    first = module.stage_two.first
+    if first.weights:
+        load_weights(module.potential, first.weights)
+        module.potential.metadata = _provenance(config, data, module, {}) | {"best_epoch": first.epoch, "stage": 1}
+        module.potential.save(config.file(".safetensors"))
+
+
 def _finish(
     config: TrainingConfig, data: TrainingData, module: TrainingModule, timing: Timing, console: Console
 ) -> TrainingResult:
     """Final errors, potential with provenance, plots, report."""
-    potential, path = module.potential, config.file(".safetensors")
+    potential, path = module.potential, config.file(f"{'_stagetwo' * module.stage_two.is_on}.safetensors")
     started = time.monotonic()
     predicted = {
         name: list(predict(potential, batches(part.samples, config.valid_batch_size), "stress" in data.properties))
@@ -185,7 +191,7 @@ def _finish(
         plot_learning_curve(module.history, config.file("_learning_curve.png"))
         plot_parity(pairs, config.file("_parity.png"))
     epochs = max((r["epoch"] for r in module.history), default=0)
-    outcome = Outcome(pairs, errors, groups, module.history, module.best.epoch, timing)
+    outcome = Outcome(pairs, errors, groups, module.history, module.best.epoch, timing, module.stage_two.began)
     written = write_report(config, data, potential, outcome, config.file("_report.html"))
     console.print(
         f"{path}: weights of epoch {module.best.epoch} of {epochs}, {timing.total:.0f} s of training, "

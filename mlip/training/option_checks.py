@@ -1,0 +1,163 @@
+"""Options that can't be right, and options that would do nothing: both are refused, by name. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from mlip.errors import InputError
+
+if TYPE_CHECKING:
+    from mlip.training.config import TrainingConfig
+
+#: What each loss is a sum of; the terms of mace-torch's losses of the same name (`rmse` is ours).
+LOSS_TERMS: dict[str, tuple[str, ...]] = {
+    "weighted": ("energy", "forces"),
+    "forces_only": ("forces",),
+    "stress": ("energy", "forces", "stress"),
+    "virials": ("energy", "forces", "virials"),
+    "huber": ("energy", "forces", "stress"),
+    "universal": ("energy", "forces", "stress"),
+    "l1l2": ("energy", "forces"),
+    "rmse": ("energy", "forces", "stress"),
+}
+TERMS = ("energy", "forces", "stress", "virials")
+#: First layers whose atoms alone have no energy, which is what `--model MACE` stands for.
+WITHOUT_RESIDUAL = ("RealAgnosticInteractionBlock", "RealAgnosticDensityInteractionBlock")
+
+Condition = Callable[["TrainingConfig"], bool]
+
+
+def _loss_with(term: str, stage_two: bool = False) -> tuple[str, Condition]:
+    losses = ", ".join(loss for loss, terms in LOSS_TERMS.items() if term in terms)
+    if not stage_two:
+        return f"a --loss with {term} ({losses})", lambda c: term in LOSS_TERMS[c.loss]
+    return f"--swa and a --loss with {term} ({losses})", lambda c: c.swa and term in LOSS_TERMS[c.loss]
+
+
+#: Options that do something only together with others: what they need, and whether it is there.
+NEEDS: dict[str, tuple[str, Condition]] = {
+    **{f"{term}_weight": _loss_with(term) for term in TERMS},
+    **{f"swa_{term}_weight": _loss_with(term, stage_two=True) for term in TERMS},
+    "huber_delta": ("--loss huber or universal", lambda c: c.loss in ("huber", "universal")),
+    "start_swa": ("--swa", lambda c: c.swa),
+    "swa_lr": ("--swa", lambda c: c.swa),
+    "ema_decay": ("--ema", lambda c: bool(c.ema)),
+    "beta": ("--optimizer adam or adamw", lambda c: c.optimizer != "schedulefree"),
+    "beta1_schedulefree": ("--optimizer schedulefree", lambda c: c.optimizer == "schedulefree"),
+    "beta2_schedulefree": ("--optimizer schedulefree", lambda c: c.optimizer == "schedulefree"),
+    "lr_factor": ("--scheduler plateau", lambda c: c.scheduler == "plateau"),
+    "scheduler_patience": ("--scheduler plateau", lambda c: c.scheduler == "plateau"),
+    "lr_scheduler_gamma": ("--scheduler exponential", lambda c: c.scheduler == "exponential"),
+    "num_channels": ("no --hidden_irreps", lambda c: not c.hidden_irreps),
+    "max_L": ("no --hidden_irreps", lambda c: not c.hidden_irreps),
+    "interaction": ("--num_interactions 2 or more", lambda c: c.num_interactions > 1),
+    "MLP_irreps": ("--num_interactions 2 or more; one layer has a linear readout", lambda c: c.num_interactions > 1),
+    "gate": ("--num_interactions 2 or more; one layer has a linear readout", lambda c: c.num_interactions > 1),
+    "valid_fraction": ("no --valid_file", lambda c: not c.valid_file),
+}
+
+POSITIVE = (
+    "r_max num_radial_basis num_cutoff_basis num_channels correlation num_interactions batch_size valid_batch_size "
+    "batch_atoms batch_edges max_num_epochs max_time patience eval_interval lr lr_factor lr_scheduler_gamma "
+    "avg_num_neighbors huber_delta swa_lr start_swa"
+)
+NOT_NEGATIVE = "weight_decay clip_grad max_L max_ell seed num_workers warmup_steps scheduler_patience"
+BELOW_ONE = "beta beta1_schedulefree beta2_schedulefree"
+
+
+def check_options(config: TrainingConfig) -> None:
+    """Refuse a configuration that can't be right.
+
+    Raises:
+        InputError: naming the option, what was expected and what was got.
+    """
+    if not config.train_file:
+        raise InputError("--train_file is missing; it names the structures to train on")
+    if not re.fullmatch(r"[\w.+-]+", config.name):
+        raise InputError(f"--name {config.name!r} can't be part of a file name; use letters, digits, _ . + -")
+    _check_choices(config)
+    _check_ranges(config)
+    _check_effects(config)
+    _check_combinations(config)
+
+
+def _check_choices(config: TrainingConfig) -> None:
+    """The choices of `Literal` annotations, which only the command line checks by itself."""
+    from typing import Literal, get_args, get_origin, get_type_hints
+
+    for name, hint in get_type_hints(type(config)).items():
+        literals = [h for h in (hint, *get_args(hint)) if get_origin(h) is Literal]
+        value = getattr(config, name)
+        if literals and value is not None and value not in get_args(literals[0]):
+            raise InputError(f"--{name} is {value!r}; expected one of {', '.join(get_args(literals[0]))}")
+
+
+def _check_ranges(config: TrainingConfig) -> None:
+    for option in POSITIVE.split():
+        value = getattr(config, option)
+        if value is not None and not 0 < value < math.inf:
+            raise InputError(f"--{option} is {value}; expected more than zero")
+    weights = " ".join(f"{stage}{term}_weight" for stage in ("", "swa_") for term in TERMS)
+    for option in f"{weights} {NOT_NEGATIVE}".split():
+        if not 0 <= getattr(config, option) < math.inf:
+            raise InputError(f"--{option} is {getattr(config, option)}; expected zero or more")
+    for option in BELOW_ONE.split():
+        if not 0 <= getattr(config, option) < 1:
+            raise InputError(f"--{option} is {getattr(config, option)}; expected from 0 to below 1")
+    if not 0 < config.ema_decay < 1:
+        raise InputError(f"--ema_decay is {config.ema_decay}; expected between 0 and 1")
+
+
+def _check_effects(config: TrainingConfig) -> None:
+    """Refuse what is given and would be ignored."""
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    for option, (need, is_there) in NEEDS.items():
+        value = getattr(config, option)
+        if value != defaults[option] and not is_there(config):
+            raise InputError(f"--{option} {value} would do nothing: it needs {need}. Leave it out, or change that")
+
+
+def _check_combinations(config: TrainingConfig) -> None:
+    if config.batch_atoms is not None and config.batch_edges is not None:
+        raise InputError("--batch_atoms and --batch_edges are two budgets for one batch; keep one of them")
+    terms = LOSS_TERMS[config.loss]
+    for stage in ("", "swa_") if config.swa else ("",):
+        names = [f"{stage}{term}_weight" for term in terms]
+        if not any(getattr(config, name) for name in names):
+            raise InputError(f"--loss {config.loss}: {', '.join(names)} are all zero: nothing to train on")
+    if config.optimizer == "schedulefree":
+        _check_schedulefree(config)
+    if config.swa and config.loss == "forces_only":
+        raise InputError("--swa: --loss forces_only has no energies to shift the weight to; use another loss")
+    if config.swa and config.start_swa is not None and config.start_swa >= config.max_num_epochs:
+        raise InputError(
+            f"--start_swa {config.start_swa} is not before the end of the run (--max_num_epochs "
+            f"{config.max_num_epochs}); choose it smaller, or leave it out for three quarters of the run"
+        )
+    if config.radial_type == "chebyshev" and config.distance_transform != "Agnesi":
+        raise InputError(
+            "--radial_type chebyshev: the polynomials grow without bound beyond a distance of 1 Å (to 10^7 within the "
+            "cutoff), where mace takes them; add --distance_transform Agnesi, which brings distances to 0 ... 1"
+        )
+    first = config.interaction_first
+    if config.model == "MACE" and first is not None and first not in WITHOUT_RESIDUAL:
+        raise InputError(
+            f"--model MACE has a first layer without residual ({' or '.join(WITHOUT_RESIDUAL)}), not {first}, which "
+            "mace replaces silently; leave out --interaction_first or use --model ScaleShiftMACE"
+        )
+
+
+def _check_schedulefree(config: TrainingConfig) -> None:
+    """Schedule-free training is instead of a schedule and of an average of the weights."""
+    if config.scheduler != "constant":
+        raise InputError(f"--optimizer schedulefree takes no --scheduler {config.scheduler}; leave it out")
+    if config.ema:
+        raise InputError("--optimizer schedulefree averages the weights itself; leave out --ema")
+    if config.amsgrad:
+        raise InputError("--optimizer schedulefree has no AMSGrad variant; leave out --amsgrad")
+    if config.beta1_schedulefree == 0:
+        raise InputError("--beta1_schedulefree is 0; expected more: the gradients would never see the average")
