@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mlip.data.labels import KEYS, PROPERTIES, LabelKeys, LabelledData, LabelledStructure
+from mlip.data.symmetry import forces_vanish
 from mlip.data.weights import DEFAULT_GROUP
 
 
@@ -48,7 +49,7 @@ def table_rows(structures: Sequence[LabelledStructure]) -> list[Count]:
 def exactly_zero(structures: Iterable[LabelledStructure], name: str) -> tuple[list[LabelledStructure], int]:
     """Structures whose label `name` is zero in every bit, and how many could have another value.
 
-    Such labels are mostly placeholders of something that was never computed. Forces of one atom in its cell are zero
+    Such labels are mostly placeholders of something that was never computed. Forces on one atom in its cell are zero
     by symmetry and do not count; those of a perfect crystal may be zero too, which is why single ones are no error.
     """
     smallest = 2 if name == "forces" else 1
@@ -57,10 +58,12 @@ def exactly_zero(structures: Iterable[LabelledStructure], name: str) -> tuple[li
 
 
 def remarks(name: str, structures: Sequence[LabelledStructure]) -> list[str]:
-    """What to be warned of in the set `name`."""
+    """What to be warned of in the set `name`: labels that are exactly zero, forces that are so by symmetry aside."""
     lines = []
     for label in PROPERTIES:
         zeros, _ = exactly_zero(structures, label)
+        if label == "forces":
+            zeros = [s for s in zeros if not forces_vanish(s.atoms)]
         if zeros:
             places = ", ".join(str(s.index) for s in zeros[:5]) + (", ..." if len(zeros) > 5 else "")
             are = "are" if label == "forces" else "is"
