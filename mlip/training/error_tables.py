@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from mlip.data.weights import DEFAULT_GROUP
 from mlip.errors import InputError
 from mlip.units import EV_PER_A3_TO_GPA
 
@@ -71,7 +72,7 @@ def table_rows(
         rows.append(row(name, "", values))
         parts = groups.get(name, {})
         if len(parts) > 1:
-            rows += [row(name, group or "(none)", part) for group, part in parts.items()]
+            rows += [row(name, group or DEFAULT_GROUP, part) for group, part in parts.items()]
     return rows
 
 

@@ -7,30 +7,43 @@ from pathlib import Path
 from ase.data import chemical_symbols
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from mlip.data.labels import PROPERTIES
+from mlip.data.labels import KEYS, PROPERTIES
+from mlip.data.summary import table_rows
 from mlip.potential import Potential
 from mlip.training.config import TrainingConfig
-from mlip.training.setup import TrainingData
+from mlip.training.data import TrainingData
+from mlip.training.error_tables import printable
+
+#: Rows by `config_type` for each set in the table on the terminal; the report has more.
+MAX_GROUPS = 20
 
 
 def data_table(data: TrainingData) -> Table:
-    """How many structures of each set carry which label."""
+    """How many structures of each set and `config_type` carry which label, and how many do not."""
     table = Table(title="Data", title_justify="left", title_style="bold")
-    for column in ("set", "structures", "atoms", *PROPERTIES, "file"):
-        table.add_column(column, justify="left" if column in ("set", "file") else "right")
+    rows = {name: table_rows(part.structures) for name, part in data.sets.items()}
+    words = ("set", "config_type") if any(len(counts) > 1 for counts in rows.values()) else ("set",)
+    for column in (*words, "structures", "atoms", *PROPERTIES, "file"):
+        table.add_column(column, justify="left" if column in (*words, "file") else "right", overflow="fold")
     for name, part in data.sets.items():
-        n_atoms = sum(len(s.atoms) for s in part.structures)
-        counts = [str(part.count(label)) for label in PROPERTIES]
-        table.add_row(name, str(len(part.structures)), str(n_atoms), *counts, Path(part.source).name)
+        whole, *groups = rows[name]
+        for row in (whole, *groups[:MAX_GROUPS]):
+            first = [name if row is whole else "", row.group][: len(words)]
+            cells = [*first, str(row.structures), str(row.atoms), *map(row.cell, PROPERTIES)]
+            file = Path(part.source).name if row is whole else ""
+            table.add_row(*(Text(printable(cell)) for cell in (*cells, file)))
+        if len(groups) > MAX_GROUPS:
+            table.add_row("", f"and {len(groups) - MAX_GROUPS} more")
     return table
 
 
 def describe(config: TrainingConfig, data: TrainingData, potential: Potential) -> list[str]:
     """Lines about labels, reference energies, statistics and model."""
     keys, stats = data.keys, data.statistics
-    E0s = ", ".join(f"{chemical_symbols[z]} {e:.6g}" for z, e in data.reference.E0s.items())
-    found = ", ".join(f"{name} = {key}" for name in PROPERTIES if (key := getattr(keys, name)))
+    E0s = ", ".join(f"{chemical_symbols[z]} {e:.4f}" for z, e in data.reference.E0s.items())
+    found = ", ".join(f"{name} = {key}" for name in KEYS if (key := getattr(keys, name)))
     n_parameters = sum(p.numel() for p in potential.parameters())
     scale = potential.energy_scale
     lines = [
@@ -51,7 +64,7 @@ def describe(config: TrainingConfig, data: TrainingData, potential: Potential) -
         lines.append(f"missing labels have weight zero: {', '.join(missing)}")
     if data.n_isolated:
         lines.append(f"isolated atoms, which do not train: {data.n_isolated}")
-    return lines
+    return [printable(line) for line in (*lines, *data.remarks)]
 
 
 def quiet_console() -> Console:

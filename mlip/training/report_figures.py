@@ -30,7 +30,7 @@ MAX_EPOCHS = 1000
 Sets = Mapping[str, Pairs]
 
 
-def learning_curves(outcome: Outcome, stage_two: int | None = None) -> list[str]:
+def learning_curves(outcome: Outcome) -> list[str]:
     """Losses, validation errors and learning rate against the epoch, best epoch and start of stage two marked."""
     from matplotlib.ticker import MaxNLocator
 
@@ -51,7 +51,7 @@ def learning_curves(outcome: Outcome, stage_two: int | None = None) -> list[str]
         for key, name, values in curves:
             axes.plot(epochs, values, color=COLORS[key], marker=marker, markersize=3, linewidth=1.3, label=name)
         _log_axis(axes, np.array([v for *_, values in curves for v in values], dtype=float))
-        _mark_epochs(axes, outcome.best_epoch, stage_two)
+        _mark_epochs(axes, outcome.best_epoch, outcome.stage_two)
         axes.set(xlabel="epoch", ylabel=label)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
         if number == 0:
@@ -70,13 +70,14 @@ def _thinned(history: Sequence[dict[str, Any]], best: int) -> list[dict[str, Any
 
 
 def _mark_epochs(axes: Axes, best: int, stage_two: int | None) -> None:
-    """Vertical lines, named above the frame."""
-    marks = [(best, f"best: {best}", _BEST, "--")]
+    """Vertical lines, named above the frame. The second stage begins between two epochs."""
+    marks: list[tuple[float, str, str, str]] = [(best, f"best: {best}", _BEST, "--")]
     if stage_two is not None:
-        marks.append((stage_two, "stage two", _STAGE, ":"))
+        marks.append((stage_two + 0.5, "stage two", _STAGE, ":"))
     for epoch, _, color, style in marks:
         axes.axvline(epoch, color=color, linestyle=style, linewidth=1.0)
-    title = "     ".join(f"{style} {text}" for _, text, _, style in marks)
+    title = "\N{NO-BREAK SPACE}" * 4
+    title = title.join(f"{2 * style}\N{NO-BREAK SPACE}{text}" for _, text, _, style in marks)
     axes.set_title(title, fontsize=7.5, color=_INK, loc="right", pad=4)
 
 
@@ -139,7 +140,8 @@ def histograms(sets: Sets) -> list[str]:
         low, high = np.percentile(every, (0.5, 99.5))
         margin = 0.05 * (high - low) or 1e-3
         low, high = min(low - margin, 0.0), max(high + margin, 0.0)
-        bins = np.linspace(low, high, 41)
+        n_bins = int(np.clip(2 * np.sqrt(max(map(len, by_set.values()))), 8, 40))
+        bins = np.linspace(low, high, n_bins + 1)
         for name, errors in by_set.items():
             shares = 100 * np.histogram(np.clip(errors, low, high), bins)[0] / errors.size
             axes.stairs(shares, bins, color=COLORS.get(name), label=name, linewidth=1.3)

@@ -15,8 +15,11 @@ from ase.data import chemical_symbols
 import mlip
 from mlip.checkpoint import write_atomically
 from mlip.data.labels import PROPERTIES
+from mlip.data.summary import count_by_group
+from mlip.data.weights import DEFAULT_GROUP
 from mlip.potential import Potential
 from mlip.training.config import TrainingConfig
+from mlip.training.data import TrainingData
 from mlip.training.display import clock
 from mlip.training.error_tables import columns_of, default_table, table_rows
 from mlip.training.report_numbers import (
@@ -42,7 +45,6 @@ from mlip.training.report_style import (
     section,
     table,
 )
-from mlip.training.setup import TrainingData
 
 
 def write_report(
@@ -67,7 +69,7 @@ def report_html(config: TrainingConfig, data: TrainingData, potential: Potential
         section("Distribution of the errors", figures(histograms), _quantiles(outcome)),
         section("Forces by element and config_type", columns(_by_element(outcome), _by_group(outcome))),
         section("Worst structures", *_worst(outcome)),
-        section("Data", *_data(data)),
+        section("Data", *_data(config, data)),
         section("Model", _model(config, data, potential)),
         section("Time", _timing(data, outcome)),
         section("To do it again", *_again(config, potential)),
@@ -115,12 +117,13 @@ def _more(n: int) -> str:
 
 
 def _curve_note(outcome: Outcome) -> str:
-    return paragraph(
+    text = (
         f"The dashed line is the best validation (epoch {outcome.best_epoch}), whose weights are the potential. "
-        "The training loss is the mean over the steps of an epoch, while the weights change; with --ema the "
-        "validation is of their average.",
-        soft=True,
+        "The training loss is the mean over the steps of an epoch, during which the weights change."
     )
+    if outcome.stage_two is not None:
+        text += " The dotted line is the start of the second stage, whose loss has other weights."
+    return paragraph(text, soft=True)
 
 
 def _quantiles(outcome: Outcome) -> str:
@@ -152,7 +155,7 @@ def _by_element(outcome: Outcome) -> str:
 
 def _by_group(outcome: Outcome) -> str:
     rows = [
-        (name, group or "(none)", values["n"], values["forces_rmse_meV_per_A"], values["forces_mae_meV_per_A"])
+        (name, group or DEFAULT_GROUP, values["n"], values["forces_rmse_meV_per_A"], values["forces_mae_meV_per_A"])
         for name, groups in outcome.groups.items()
         for group, values in groups.items()
         if values["forces_rmse_meV_per_A"] is not None
@@ -168,7 +171,7 @@ def _barred(headings: list[str], rows: Sequence[Sequence[object]], title: str) -
 
 
 def _worst(outcome: Outcome) -> list[str]:
-    headings = ["number", "config_type", "formula", "energy error meV/atom", "largest force error meV/Å"]
+    headings = ["number", "formula", "energy error meV/atom", "largest force error meV/Å", "config_type"]
     note = paragraph(
         "The structures with the largest force errors, then those with the largest energy errors. The number counts "
         "from 0, as ase.io.read(file, index=number) does. Errors are prediction - label; a force error is the length "
@@ -177,23 +180,21 @@ def _worst(outcome: Outcome) -> list[str]:
     )
     tables = []
     for name, pairs in outcome.pairs.items():
-        rows = [(w.number, w.group, w.formula, w.energy, w.force) for w in worst_structures(pairs)]
+        rows = [(w.number, w.formula, w.energy, w.force, w.group or DEFAULT_GROUP) for w in worst_structures(pairs)]
         tables.append(table(headings, rows, name))
     return [note, columns(*tables)]
 
 
-def _data(data: TrainingData) -> list[str]:
-    counts = []
-    for name, part in data.sets.items():
-        by_group: dict[str, list[int]] = {}
-        for structure in part.structures:
-            row = by_group.setdefault(structure.group, [0] * (2 + len(PROPERTIES)))
-            labels = [getattr(structure, label) is not None for label in PROPERTIES]
-            by_group[structure.group] = [a + b for a, b in zip(row, (1, len(structure.atoms), *labels), strict=True)]
-        counts += [(name, group or "(none)", *row) for group, row in sorted(by_group.items())]
+def _data(config: TrainingConfig, data: TrainingData) -> list[str]:
+    """Structures and labels by set and config_type, names of labels, files; what people should know of them."""
+    counts = [
+        (name, c.group, c.structures, c.atoms, *c.labels.values())
+        for name, part in data.sets.items()
+        for c in count_by_group(part.structures)
+    ]
     files = [
         (Path(source).name, Markup(f"<code>{escaped(data.sha256[option])}</code>"), used)
-        for option, source, used in _files(data)
+        for option, source, used in _files(config, data)
     ]
     keys = ", ".join(f"{name} = {key}" for name in PROPERTIES if (key := getattr(data.keys, name)))
     notes = f"Labels: {keys}. The loss is about {', '.join(p for p in PROPERTIES if p in data.properties)}."
@@ -202,20 +203,15 @@ def _data(data: TrainingData) -> list[str]:
     return [
         table(["set", "config_type", "structures", "atoms", *PROPERTIES], counts[:MAX_ROWS]) + _more(len(counts)),
         paragraph(notes),
+        *(paragraph(line) for line in data.remarks),
         table(["file", "SHA-256", "used for"], files),
     ]
 
 
-def _files(data: TrainingData) -> list[tuple[str, str, str]]:
-    """Option, path and sets of each file."""
-    rows = []
-    for option in data.sha256:
-        name = option.removesuffix("_file")
-        part = data.sets.get(name)
-        if part is not None:
-            also = name == "train" and "valid_file" not in data.sha256
-            rows.append((option, part.source, "train, valid" if also else name))
-    return rows
+def _files(config: TrainingConfig, data: TrainingData) -> list[tuple[str, str, str]]:
+    """Option, path and use of each file."""
+    uses = {"train_file": "train" if config.valid_file else "train, valid", "valid_file": "valid", "test_file": "test"}
+    return [(option, str(getattr(config, option)), uses.get(option, option)) for option in data.sha256]
 
 
 def _model(config: TrainingConfig, data: TrainingData, potential: Potential) -> str:
@@ -252,12 +248,20 @@ def _timing(data: TrainingData, outcome: Outcome) -> str:
 def _again(config: TrainingConfig, potential: Potential) -> list[str]:
     versions = [("mlip", mlip.__version__), ("Python", platform.python_version()), ("torch", torch.__version__)]
     versions += [(name, importlib.metadata.version(name)) for name in ("lightning", "numpy", "ase", "e3nn")]
-    where = f"{potential.device}, {torch.get_num_threads()} threads, {platform.machine()} {platform.system()}"
+    where = f"{potential.device}, threads: {torch.get_num_threads()}, {platform.machine()} {platform.system()}"
     return [
-        f"<pre>{escaped(full_command(config))}</pre>",
+        f"<pre>{_lines_of(full_command(config))}</pre>",
         paragraph(f"Seed {config.seed}, {config.default_dtype}, on {where}."),
         paragraph(", ".join(f"{name} {version}" for name, version in versions) + ".", soft=True),
     ]
+
+
+def _lines_of(command: str) -> str:
+    """HTML of a command with each option on its line, to be pasted into a shell."""
+    words = shlex.split(command)
+    starts = [k for k, word in enumerate(words) if word.startswith("--")]
+    parts = [words[a:b] for a, b in zip([0, *starts], [*starts, len(words)], strict=True)]
+    return " \\\n  ".join(escaped(shlex.join(part)) for part in parts)
 
 
 def full_command(config: TrainingConfig) -> str:

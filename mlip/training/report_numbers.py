@@ -29,6 +29,7 @@ class Outcome:
     history: list[dict[str, Any]]
     best_epoch: int
     timing: Timing
+    stage_two: int | None = None  # epochs before the second stage
 
 
 class Worst(NamedTuple):

@@ -34,14 +34,15 @@ svg text { font-family: system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
 th { text-align: left; color: var(--soft); font-weight: 600; }
 th, td { padding: .22rem .9rem .22rem 0; border-bottom: 1px solid var(--grid); vertical-align: top; }
-.n { text-align: right; white-space: nowrap; } .whole td { font-weight: 600; }
+.n { text-align: right; } td.n { white-space: nowrap; } th { vertical-align: bottom; } .whole td { font-weight: 600; }
 .bar { display: inline-block; height: .7rem; background: var(--bar); border-radius: 2px; min-width: 1px; }
-td.w { min-width: 8rem; width: 40%; } td { overflow-wrap: anywhere; }
+td.w { min-width: 5rem; width: 40%; } td { overflow-wrap: break-word; }
+th:last-child, td:last-child { padding-right: 0; }
 pre { background: var(--card); border-radius: .5rem; padding: .7rem .9rem; white-space: pre-wrap;
   overflow-wrap: anywhere; font-size: .85rem; margin: .3rem 0; }
 code { font-size: .85em; overflow-wrap: anywhere; }
 """
-MAX_ROWS = 60
+MAX_ROWS = 400
 """Rows of a table about config_types; a file may have one per structure."""
 
 
@@ -104,13 +105,14 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[object]], title: str 
         kind = "n" if numeric[k] else "w" if isinstance(value, Bar) else ""
         return f"<{tag}{f' class={kind}' if kind else ''}>{content}</{tag}>"
 
-    head = "".join(cell("th", k, escaped(heading)) for k, heading in enumerate(headings))
+    names = [escaped(heading).replace("/", "/&#8288;") for heading in headings]  # no break inside of meV/Å
+    head = f"<tr>{''.join(cell('th', k, name) for k, name in enumerate(names))}</tr>" if any(headings) else ""
     lines = []
     for number, row in enumerate(rows):
         cells = "".join(cell("td", k, _content(value), value) for k, value in enumerate(row))
         lines.append(f"<tr{' class=whole' if number in whole else ''}>{cells}</tr>")
     caption = f"<h3>{escaped(title)}</h3>" if title else ""
-    return f'{caption}<div class="scroll"><table><tr>{head}</tr>{"".join(lines)}</table></div>'
+    return f'{caption}<div class="scroll"><table>{head}{"".join(lines)}</table></div>'
 
 
 class Bar(float):
@@ -131,4 +133,4 @@ def number(value: float | int | None) -> str:
     """Integers whole, others to four digits; None as "-"."""
     if value is None:
         return "-"
-    return f"{value:,}".replace(",", " ") if isinstance(value, int) else f"{value:.4g}"
+    return f"{value:,}".replace(",", "\N{NO-BREAK SPACE}") if isinstance(value, int) else f"{value:#.4g}".rstrip(".")
