@@ -85,7 +85,7 @@ def large_structures() -> list[Atoms]:
     return structures
 
 
-@pytest.mark.parametrize("loss", ["stress", "universal", "l1l2"])
+@pytest.mark.parametrize("loss", ["universal", "l1l2"])
 @pytest.mark.skipif(not mlip.compiled, reason="the compiled operators are not installed")
 def test_threads_do_not_change_a_bit_of_a_batch_of_many_atoms(tmp_path: Path, loss: str) -> None:
     data = write_xyz(tmp_path / "train.xyz", large_structures())
@@ -108,12 +108,11 @@ def assert_same_for_threads(folder: Path, data: Path, options: dict[str, object]
     before = torch.get_num_threads()
     results = []
     try:
-        for threads in (1, 2, 3):
+        for threads in (1, 2):
             torch.set_num_threads(threads)
             where = {"train_file": str(data), "work_dir": str(folder / str(threads)), "max_num_epochs": 3}
             results.append(train(TrainingConfig(**{**FAST, **where, **options})))
     finally:
         torch.set_num_threads(before)
-    for threads in (2, 3):
-        assert_equal(run_state(folder / "1"), run_state(folder / str(threads)))
+    assert_equal(run_state(folder / "1"), run_state(folder / "2"))
     return results[0].potential

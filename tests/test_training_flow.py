@@ -21,6 +21,7 @@ from mlip.training.dry_run import rehearse
 from mlip.training.module import TrainingModule
 from mlip.training.setup import build_potential, device_of
 from mlip.training.train import train
+from mlip.units import voigt_6_to_full_3x3
 
 TINY = {"num_channels": 2, "max_L": 0, "max_ell": 1, "correlation": 2, "radial_MLP": "[4]", "r_max": 4.5}
 FAST = {**TINY, "num_interactions": 1, "batch_size": 4, "plot": False, "device": "cpu"}
@@ -35,6 +36,31 @@ def data(tmp_path: Path) -> Path:
 def config(data: Path, **options: object) -> TrainingConfig:
     defaults = {"train_file": str(data), "work_dir": str(data.parent / "run"), "overwrite": True, **FAST}
     return TrainingConfig(**(defaults | options))
+
+
+def test_keys_of_labels(tmp_path: Path) -> None:
+    """Labels of other names, which nothing would find, beside wrong ones of the usual names."""
+    structures = argon(4)
+    for atoms in structures:
+        atoms.info |= {"e": atoms.info["REF_energy"], "s": atoms.info["REF_stress"], "REF_energy": 0.5}
+        atoms.arrays["f"] = atoms.arrays["REF_forces"].copy()
+        atoms.arrays["REF_forces"][:] = 7.0
+        atoms.info["REF_stress"] = [1.0] * 6
+        atoms.info["v"] = -atoms.get_volume() * voigt_6_to_full_3x3(atoms.info["s"])
+    path = write_xyz(tmp_path / "named.xyz", structures)
+    named = {"energy_key": "e", "forces_key": "f", "E0s": "average", "loss": "stress", "valid_fraction": 0.5}
+    usual = load_data(
+        config(write_xyz(tmp_path / "usual.xyz", argon(4)), **{k: named[k] for k in named if "key" not in k})
+    )
+    for key, value in (("stress_key", "s"), ("virials_key", "v")):
+        if key == "virials_key":
+            for atoms in structures:
+                del atoms.info["REF_stress"], atoms.info["s"]
+            write_xyz(path, structures)
+        found = load_data(config(path, **named, **{key: value}))
+        for ours, theirs in zip(found.sets["train"].structures, usual.sets["train"].structures, strict=True):
+            assert ours.energy == pytest.approx(theirs.energy)
+            assert ours.forces == pytest.approx(theirs.forces) and ours.stress == pytest.approx(theirs.stress, abs=1e-7)
 
 
 def test_device(data: Path) -> None:
@@ -64,6 +90,7 @@ def test_deterministic_algorithms_inside_a_run_only(data: Path, monkeypatch: pyt
     assert dict(os.environ) == before and torch.utils.deterministic.fill_uninitialized_memory
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than this machine has cores
 def test_workers_put_batches_together(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In other processes, whose batches, and so the weights, are those of one process."""
     places = data.parent / "places"

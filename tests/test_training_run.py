@@ -377,7 +377,7 @@ def test_yaml_configuration(tmp_path, data):
 @pytest.mark.skipif("MLIP_DATA" not in os.environ, reason="MLIP_DATA names no folder with the outside data")
 def test_silicon_of_mlearn(tmp_path):
     folder = Path(os.environ["MLIP_DATA"]) / "mlearn" / "Si"
-    options = {"hidden_irreps": "4x0e", "E0s": "average", "max_num_epochs": 2, "batch_size": 16}
+    options = {"loss": "stress", "E0s": "average", "max_num_epochs": 2, "batch_size": 16}
     result = train(
         config(folder / "train.extxyz", work_dir=str(tmp_path), test_file=str(folder / "test.extxyz"), **options)
     )

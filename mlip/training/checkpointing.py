@@ -84,6 +84,8 @@ def _from_version_1(state: dict[str, Any]) -> dict[str, Any]:
     defaults = TrainingConfig(train_file="-").as_dict()
     if config.get("loss") == "weighted" and any("valid_stress_rmse" in record for record in state.get("history", [])):
         config["loss"] = "stress"
+    if config.get("hidden_irreps"):
+        config |= {"num_channels": None, "max_L": None}
     nothing = {"loss": float("inf"), "epoch": 0, "weights": {}}
     stage_two = {"began": None, "average": {"steps": 0, "average": []}, "first": nothing}
     return {**state, "config": {**defaults, **config}, "stage_two": stage_two}

@@ -69,9 +69,9 @@ class TrainingConfig:
         num_cutoff_basis: exponent p of the polynomial cutoff
         distance_transform: of the distances these functions are taken at, None, Agnesi or Soft
         pair_repulsion: add the ZBL repulsion of the nuclei
-        hidden_irreps: features of an atom, such as "32x0e + 32x1o"; default num_channels and max_L
-        num_channels: channels of each irrep when hidden_irreps is not given
-        max_L: highest l of the features when hidden_irreps is not given
+        hidden_irreps: features of an atom, such as "32x0e + 32x1o", instead of num_channels and max_L
+        num_channels: channels of each irrep, default 128
+        max_L: highest l of the features, default 1
         max_ell: highest l of the spherical harmonics; also --l_max
         correlation: order of the many-body expansion, 3 for four-body terms
         num_interactions: number of layers
@@ -170,8 +170,8 @@ class TrainingConfig:
     distance_transform: Literal["None", "Agnesi", "Soft"] = "None"
     pair_repulsion: bool = False
     hidden_irreps: str | None = None
-    num_channels: int = 128
-    max_L: int = 1
+    num_channels: int | None = None
+    max_L: int | None = None
     max_ell: int = 3
     correlation: int = 3
     num_interactions: int = 2
@@ -289,7 +289,8 @@ class TrainingConfig:
         """Irreps of the atom features, with the parity of spherical harmonics."""
         if self.hidden_irreps:
             return self.hidden_irreps
-        return " + ".join(f"{self.num_channels}x{ell}{'eo'[ell % 2]}" for ell in range(self.max_L + 1))
+        channels, highest = self.num_channels or 128, 1 if self.max_L is None else self.max_L
+        return " + ".join(f"{channels}x{ell}{'eo'[ell % 2]}" for ell in range(highest + 1))
 
     def file(self, suffix: str) -> Path:
         """Path of the output `NAME` + suffix in the work folder."""

@@ -44,7 +44,8 @@ class Estimate:
         memory = "unknown" if self.memory_GB is None else f"{self.memory_GB:.2f} GB"
         return (
             f"{self.parameters} parameters, {self.steps_per_epoch} steps per epoch, about "
-            f"{self.seconds_per_step:.3g} s per step, {self.seconds_per_epoch:.3g} s per epoch, {self.hours:.3g} h in all; memory {memory}"
+            f"{self.seconds_per_step:.3g} s per step, {self.seconds_per_epoch:.3g} s per epoch, {self.hours:.3g} h in "
+            f"all; memory {memory}"
         )
 
 

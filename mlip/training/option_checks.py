@@ -103,8 +103,9 @@ def _check_ranges(config: TrainingConfig) -> None:
             raise InputError(f"--{option} is {value}; expected more than zero")
     weights = " ".join(f"{stage}{term}_weight" for stage in ("", "swa_") for term in TERMS)
     for option in f"{weights} {NOT_NEGATIVE}".split():
-        if not 0 <= getattr(config, option) < math.inf:
-            raise InputError(f"--{option} is {getattr(config, option)}; expected zero or more")
+        value = getattr(config, option)
+        if value is not None and not 0 <= value < math.inf:
+            raise InputError(f"--{option} is {value}; expected zero or more")
     for option in BELOW_ONE.split():
         if not 0 <= getattr(config, option) < 1:
             raise InputError(f"--{option} is {getattr(config, option)}; expected from 0 to below 1")
