@@ -42,7 +42,7 @@ def data_table(data: TrainingData) -> Table:
 def describe(config: TrainingConfig, data: TrainingData, potential: Potential) -> list[str]:
     """Lines about labels, reference energies, statistics and model."""
     keys, stats = data.keys, data.statistics
-    E0s = ", ".join(f"{chemical_symbols[z]} {e:.4f}" for z, e in data.reference.E0s.items())
+    E0s = ", ".join(f"{chemical_symbols[z]} {e:.8g}" for z, e in data.reference.E0s.items())
     found = ", ".join(f"{name} = {key}" for name in KEYS if (key := getattr(keys, name)))
     n_parameters = sum(p.numel() for p in potential.parameters())
     scale = potential.energy_scale
