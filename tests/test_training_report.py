@@ -22,7 +22,7 @@ from test_training_run import TINY, arguments, config, start, wait_for_epochs
 
 import mlip
 from mlip.cli import main
-from mlip.errors import InputError, MissingDependencyError
+from mlip.errors import InputError, MissingDependencyError, MLIPError
 from mlip.training import display
 from mlip.training.config import TrainingConfig
 from mlip.training.error_tables import ERROR_TABLES, columns_of, error_table, table_rows
@@ -394,6 +394,13 @@ def test_wandb_that_failed_and_wandb_not_asked_for(tmp_path, folder, monkeypatch
         train(config(folder / "train.xyz", work_dir=str(tmp_path), max_num_epochs=50, lr=1e30, clip_grad=0, wandb=True))
     assert runs[0].exit_code == 1
 
+    def refuse(**options):
+        raise RuntimeError("no API key configured")
+
+    sys.modules["wandb"].init = refuse
+    with pytest.raises(MLIPError, match="--wandb: no run could be started .RuntimeError: no API key.*wandb login"):
+        train(config(folder / "train.xyz", work_dir=str(tmp_path), max_num_epochs=1, wandb=True))
+
 
 def test_not_imported_unless_asked_for(tmp_path, folder):
     options = TINY | {"train_file": folder / "train.xyz", "work_dir": tmp_path, "max_num_epochs": 1}
@@ -439,10 +446,8 @@ def test_clock():
 
 
 def test_command_of_the_report_is_read_back(folder):
-    from mlip.training.report_html import full_command
-
     given = config(folder / "train.xyz", ema=False, seed=3, E0s="{Ar: -1.5}", radial_MLP="[8, 8]")
-    words = full_command(given)
+    words = given.command(portable=False)
     assert words.startswith("mlip train --train_file ") and "--no_ema" in words
     import shlex
 

@@ -304,10 +304,10 @@ class TrainingConfig:
         options = {name: value for name, value in self.as_dict().items() if name not in _LOCAL}
         return {name: Path(v).name if name.endswith("_file") and v else v for name, v in options.items()}
 
-    def command(self) -> str:
-        """The command line of this run, with the options that are not at their defaults."""
+    def command(self, portable: bool = True) -> str:
+        """The command line of this run, with the options that are not at their defaults; paths unless `portable`."""
         words, defaults = ["mlip", "train"], TrainingConfig(train_file="-").as_dict()
-        for name, value in self.portable().items():
+        for name, value in (self.portable() if portable else self.as_dict()).items():
             if value == defaults[name] or value is None:  # None: what is left to another option
                 continue
             if isinstance(value, bool):

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from mlip.checkpoint import write_atomically
-from mlip.errors import MissingDependencyError
+from mlip.errors import MissingDependencyError, MLIPError
 from mlip.training.config import TrainingConfig
 from mlip.training.display import VALIDATION_ERRORS
 
@@ -183,7 +183,20 @@ class WeightsAndBiases:
     def start(self, history: list[Record]) -> None:
         import wandb
 
-        self.run = wandb.init(
+        try:
+            self.run = wandb.init(**self._options())
+        except Exception as error:  # whatever it raises without a login or a network
+            raise MLIPError(
+                f"--wandb: no run could be started ({type(error).__name__}: {error}); log in with `wandb login`, set "
+                "WANDB_MODE=offline, or leave out --wandb"
+            ) from error
+        first = self.run.step  # what is there already can't be written again, and would be the same
+        for record in history:
+            if record["epoch"] >= first:
+                self.append(record)
+
+    def _options(self) -> Record:
+        return dict(
             project=self.config.wandb_project or None,
             entity=self.config.wandb_entity or None,
             name=self.config.wandb_name or self.config.name,
@@ -192,10 +205,6 @@ class WeightsAndBiases:
             dir=self.config.work_dir,
             config=self.config.portable(),
         )
-        first = self.run.step  # what is there already can't be written again, and would be the same
-        for record in history:
-            if record["epoch"] >= first:
-                self.append(record)
 
     def _id(self) -> str:
         file = self.config.file("_wandb_id")

@@ -250,7 +250,7 @@ def _again(config: TrainingConfig, potential: Potential) -> list[str]:
     versions += [(name, importlib.metadata.version(name)) for name in ("lightning", "numpy", "ase", "e3nn")]
     where = f"{potential.device}, threads: {torch.get_num_threads()}, {platform.machine()} {platform.system()}"
     return [
-        f"<pre>{_lines_of(full_command(config))}</pre>",
+        f"<pre>{_lines_of(config.command(portable=False))}</pre>",
         paragraph(f"Seed {config.seed}, {config.default_dtype}, on {where}."),
         paragraph(", ".join(f"{name} {version}" for name, version in versions) + ".", soft=True),
     ]
@@ -262,13 +262,3 @@ def _lines_of(command: str) -> str:
     starts = [k for k, word in enumerate(words) if word.startswith("--")]
     parts = [words[a:b] for a, b in zip([0, *starts], [*starts, len(words)], strict=True)]
     return " \\\n  ".join(escaped(shlex.join(part)) for part in parts)
-
-
-def full_command(config: TrainingConfig) -> str:
-    """The command line of the run with its folders, as it was given."""
-    words, defaults = ["mlip", "train"], TrainingConfig(train_file="-").as_dict()
-    for name, value in config.as_dict().items():
-        if value != defaults[name]:
-            switch = isinstance(value, bool)
-            words += [f"--{'no_' if value is False else ''}{name}", *([] if switch else [str(value)])]
-    return shlex.join(words)
