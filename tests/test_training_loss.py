@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from lj_data import argon
 from torch.nn.functional import huber_loss
 
-from mlip.data.batches import collate_samples, make_samples
+from mlip.data.batches import LabelledBatch, Labels, collate_samples, make_samples
 from mlip.data.labels import LabelKeys, label_structures
 from mlip.potential import Prediction
 from mlip.training.config import TrainingConfig
@@ -61,6 +63,39 @@ def test_losses_by_hand(loss: str) -> None:
     expected = {term: value for term, value in expected_terms(loss).items() if term in LOSS_TERMS[loss]}
     assert value.item() == pytest.approx(sum(WEIGHTS[term] * mean for term, mean in expected.items()))
     assert value.dtype == torch.float64
+
+
+MACE = json.loads((Path(__file__).parent / "fixtures" / "training_losses.json").read_text())
+
+
+def of_mace(weighted: bool) -> tuple[LabelledBatch, Prediction]:
+    """The labels and predictions of tests/reference/make_training_losses.py, all weights one or not."""
+    given = {name: torch.tensor(value, dtype=torch.float64) for name, value in MACE.items() if isinstance(value, list)}
+    n_atoms = torch.tensor(MACE["n_atoms"])
+    batch = collate_samples(make_samples(label_structures(argon(3), LabelKeys()).structures, 4.0))
+    graph = batch.graph._replace(
+        cell=given["cell"], n_atoms=n_atoms, batch=torch.repeat_interleave(torch.arange(3), n_atoms)
+    )
+    weights = {name: given[name] * given["weight"] for name in given if name.endswith("_weight")}
+    weights = {name: weight if weighted else torch.ones(3) for name, weight in weights.items()}
+    labels = Labels(given["energy"], given["forces"], given["stress"], **weights)
+    energy, forces, stress = (given[f"predicted_{name}"] for name in ("energy", "forces", "stress"))
+    return LabelledBatch(graph, labels), Prediction(energy, torch.zeros(12), forces, stress)
+
+
+@pytest.mark.parametrize(
+    ("loss", "weighted"),
+    [
+        *((loss, False) for loss in MACE["losses"]["ones"]),
+        *((loss, True) for loss in ("weighted", "forces_only", "stress", "virials")),
+    ],
+)
+def test_losses_are_those_of_mace(loss: str, weighted: bool) -> None:
+    """mace-torch 0.3.16. Its other losses ignore weights of structures or put them inside Huber's function."""
+    options = {f"{term}_weight": MACE["loss_weights"][term] for term in LOSS_TERMS[loss]}
+    options |= {"huber_delta": MACE["delta"]} if loss in ("huber", "universal") else {}
+    value = make(loss, **options)(*of_mace(weighted))
+    assert value.item() == pytest.approx(MACE["losses"]["weights" if weighted else "ones"][loss], rel=1e-12)
 
 
 def test_universal_turns_linear_earlier_for_large_forces() -> None:
