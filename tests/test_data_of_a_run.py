@@ -18,6 +18,7 @@ from mlip.training.config import TrainingConfig
 from mlip.training.data import load_data
 from mlip.training.report import data_table, describe
 from mlip.training.setup import build_potential
+from mlip.training.train import train
 
 SMALL = {"hidden_irreps": "4x0e", "max_ell": 1, "correlation": 1, "num_interactions": 1, "r_max": 4.5}
 FREE = {1: -13.6, 6: -1027.0, 8: -2042.0}
@@ -124,6 +125,18 @@ def test_E0s_in_json(tmp_path):
         load_data(config(path, E0s=str(file)))
     with pytest.raises(OSError):
         load_data(config(path, E0s=str(tmp_path / "none.json")))
+
+
+def test_a_run_is_not_continued_with_other_E0s(tmp_path):
+    path, file = write_xyz(tmp_path / "a.xyz", argon(4)), tmp_path / "E0s.json"
+    file.write_text('{"Ar": -1.5}')
+    options = {"E0s": str(file), "work_dir": str(tmp_path), "device": "cpu", "plot": False, "max_num_epochs": 1}
+    result = train(config(path, **options))
+    assert result.potential.metadata["data"]["E0s"]["file"] == "E0s.json"
+    assert str(tmp_path) not in json.dumps(result.potential.metadata)
+    file.write_text('{"Ar": -1.0}')
+    with pytest.raises(InputError, match="content of --E0s"):
+        train(config(path, restart_latest=True, **options))
 
 
 def test_weights_by_config_type(tmp_path):

@@ -193,7 +193,7 @@ def test_counts_by_config_type():
         ("bulk", 2, 2),
         ("surface", 1, 0),
     ]
-    assert count(structures).cell("energy") == "3 (1 missing)" and count(structures).cell("forces") == "4"
+    assert count(structures).cell("energy") == "3 of 4" and count(structures).cell("forces") == "4"
     assert len(table_rows(structures)) == 4 and len(table_rows(structures[:1])) == 1
 
 

@@ -63,7 +63,9 @@ def reference_energies(
 
 def is_E0s_file(option: object) -> bool:
     """Whether a value of --E0s names a file."""
-    return isinstance(option, str) and (Path(option).suffix in (".json", *_XYZ) or Path(option).is_file())
+    if not isinstance(option, str) or option in ("isolated", "average"):
+        return False
+    return Path(option).suffix in (".json", *_XYZ) or Path(option).is_file()
 
 
 def _from_file(path: Path, elements: Sequence[int], energy_key: str | None) -> ReferenceEnergies:

@@ -32,18 +32,20 @@ def statistics(samples: Sequence[LabelledBatch], E0s: Mapping[int, float]) -> St
     n_connected = n_atoms = n_edges = 0
     squares = components = 0.0
     energies: list[float] = []
-    table = torch.zeros(max(E0s) + 1, dtype=torch.float64)
-    table[list(E0s)] = torch.tensor(list(E0s.values()), dtype=torch.float64)
+    table = np.zeros(max(E0s) + 1)
+    table[list(E0s)] = list(E0s.values())
     for start in range(0, len(samples), AT_ONCE):
         graph, labels = collate_samples(samples[start : start + AT_ONCE])
         n_atoms += graph.numbers.shape[0]
         n_edges += graph.edge_index.shape[1]
         n_connected += int(torch.unique_consecutive(graph.edge_index[0]).numel())
-        reference = torch.zeros_like(labels.energy).index_add_(0, graph.batch, table[graph.numbers])
-        energies += ((labels.energy - reference) / graph.n_atoms)[labels.energy_weight > 0].tolist()
-        forces = labels.forces[(labels.forces_weight > 0)[graph.batch]]
-        squares += forces.square().sum().item()
-        components += forces.numel()
+        # numpy's sums: those of torch depend on the number of threads
+        reference = np.bincount(graph.batch.numpy(), weights=table[graph.numbers.numpy()], minlength=graph.n_graphs)
+        interaction = (labels.energy.numpy() - reference) / graph.n_atoms.numpy()
+        energies += interaction[labels.energy_weight.numpy() > 0].tolist()
+        forces = labels.forces[(labels.forces_weight > 0)[graph.batch]].numpy()
+        squares += float(np.square(forces).sum())
+        components += forces.size
     return Statistics(
         avg_num_neighbors=n_edges / max(n_connected, 1),
         interaction_mean=float(np.mean(energies)) if energies else 0.0,

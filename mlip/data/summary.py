@@ -21,9 +21,9 @@ class Count(NamedTuple):
     labels: dict[str, int]  # structures with a label, by property
 
     def cell(self, name: str) -> str:
-        """Number of labels in words: how many there are, and how many are missing if some are."""
+        """Number of labels, and of how many structures if some have none."""
         n = self.labels[name]
-        return f"{n} ({self.structures - n} missing)" if 0 < n < self.structures else str(n)
+        return f"{n} of {self.structures}" if 0 < n < self.structures else str(n)
 
 
 def count(structures: Sequence[LabelledStructure], group: str = "") -> Count:

@@ -66,7 +66,7 @@ def load_checkpoint(path: Path, config: dict[str, Any], data: dict[str, str]) ->
         for name, value in config.items()
         if name not in FREE_OPTIONS and not name.endswith("_file") and trained.get(name) != value
     ]
-    trained_on = ("train_file", "valid_file")
+    trained_on = ("train_file", "valid_file", "E0s")
     changed += [f"content of --{name}" for name in trained_on if read.get(name) != data.get(name)]
     if changed:
         raise InputError(

@@ -301,8 +301,11 @@ class TrainingConfig:
 
     def portable(self) -> dict[str, Any]:
         """The options that make the potential what it is; files by name, without their folder."""
+        from mlip.data.reference_energies import is_E0s_file
+
         options = {name: value for name, value in self.as_dict().items() if name not in _LOCAL}
-        return {name: Path(v).name if name.endswith("_file") and v else v for name, v in options.items()}
+        files = {name for name in options if name.endswith("_file")} | ({"E0s"} if is_E0s_file(self.E0s) else set())
+        return {name: Path(v).name if name in files and v else v for name, v in options.items()}
 
     def command(self, portable: bool = True) -> str:
         """The command line of this run, with the options that are not at their defaults; paths unless `portable`."""

@@ -72,6 +72,8 @@ def load_data(config: TrainingConfig) -> TrainingData:
     keys = read["train_file"].keys
     lines = [line for option, data in read.items() for line in file_remarks(files[option], data, keys)]
     lines += [line for name, structures in parts.items() for line in remarks(name, structures)]
+    if "valid_file" in read and (left_out := len(read["valid_file"].structures) - len(parts["valid"])):
+        lines.append(f"{files['valid_file']}: isolated atoms, which do not validate: {left_out}")
     hashed = files | ({"E0s": str(config.E0s)} if is_E0s_file(config.E0s) else {})
     return TrainingData(
         sets=sets,
