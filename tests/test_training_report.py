@@ -22,11 +22,14 @@ from test_training_run import TINY, arguments, config, start, wait_for_epochs
 
 import mlip
 from mlip.cli import main
+from mlip.data.labels import LabelKeys, label_structures
+from mlip.data.predict import Predicted
 from mlip.errors import InputError, MissingDependencyError, MLIPError
 from mlip.training import display
 from mlip.training.config import TrainingConfig
 from mlip.training.error_tables import ERROR_TABLES, columns_of, error_table, table_rows
 from mlip.training.logs import Csv, Logs
+from mlip.training.report_numbers import worst_structures
 from mlip.training.train import TrainingResult, train
 
 HOSTILE = "<script>alert('x')</script> & [red]$x^2$ \x1b[2J"
@@ -222,6 +225,36 @@ def test_report_without_pictures(folder):
     result = train(config(folder / "train.xyz", max_num_epochs=1, name="plain"))
     text = result.report.read_text()
     assert "<svg" not in text and "Worst structures" in text and "Learning curves" not in text
+
+
+def test_report_about_energies_alone_of_one_epoch(tmp_path):
+    """Labels that are missing leave out their parts; two sets are one structure each, all energies are equal."""
+    structures = argon(1) * 3
+    for number, atoms in enumerate(structures):
+        structures[number] = atoms = atoms.copy()
+        del atoms.arrays["REF_forces"], atoms.info["REF_stress"]
+    paths = {name: str(write_xyz(tmp_path / f"{name}.xyz", structures[k : k + 1])) for k, name in enumerate("abc")}
+    options = {"valid_file": paths["b"], "test_file": paths["c"], "E0s": "{Ar: -1.5}", "scaling": "no_scaling"}
+    result = train(config(Path(paths["a"]), max_num_epochs=1, plot=True, **options))
+    text = result.report.read_text()
+    assert "By element" not in text and "force RMSE" not in text and text.count("<svg") == 3 + 1 + 1
+    assert ">nan<" not in text and ">inf<" not in text
+
+
+def test_worst_structures_are_those_with_the_largest_errors():
+    rng = np.random.default_rng(0)
+    pairs, forces, energies = [], [], []
+    for number, structure in enumerate(label_structures(argon(40), LabelKeys()).structures):
+        error = rng.normal(size=(4, 3))
+        forces.append(np.sqrt((error**2).sum(axis=1)).max())
+        energies.append(abs(rng.normal()))
+        assert structure.index == number and structure.energy is not None and structure.forces is not None
+        pairs.append((structure, Predicted(structure.energy - energies[-1], structure.forces + error, None)))
+    found = worst_structures(pairs, 5)
+    by_force, by_energy = (list(np.argsort(values)[::-1][:5]) for values in (forces, energies))
+    assert [w.number for w in found] == by_force + [k for k in by_energy if k not in by_force]
+    assert [w.force for w in found] == pytest.approx([1000 * forces[w.number] for w in found])
+    assert [w.energy for w in found] == pytest.approx([-250 * energies[w.number] for w in found])
 
 
 def test_stays_small_and_draws_long_runs(run):

@@ -76,17 +76,22 @@ def quantiles(errors: NDArray[np.float64]) -> list[float]:
 
 
 def worst_structures(pairs: Pairs, n: int = 5) -> list[Worst]:
-    """The `n` structures with the largest energy errors and the `n` with the largest force errors, these first."""
-    rows = [_errors(*pair) for pair in pairs]
-    by_force = sorted(rows, key=lambda row: -(row.force or 0.0))[:n]
-    by_energy = sorted(rows, key=lambda row: -abs(row.energy or 0.0))[:n]
-    return by_force + [row for row in by_energy if row not in by_force]
+    """The `n` structures with the largest force errors, then those of the `n` with the largest energy errors left."""
+    rows = [(pair, *_errors(*pair)) for pair in pairs]
+    by_force = sorted(rows, key=lambda row: -(row[2] or 0.0))[:n]
+    by_energy = sorted(rows, key=lambda row: -abs(row[1] or 0.0))[:n]
+    chosen = {id(row): row for row in by_force + by_energy}
+    return [
+        Worst(s.index, s.group, s.atoms.get_chemical_formula(), energy, force)
+        for (s, _), energy, force in chosen.values()
+    ]
 
 
-def _errors(structure: LabelledStructure, predicted: Predicted) -> Worst:
+def _errors(structure: LabelledStructure, predicted: Predicted) -> tuple[float | None, float | None]:
+    """Energy error, meV/atom, and largest length of a force error, meV/Å; None without label."""
     energy = force = None
     if structure.energy is not None:
         energy = 1e3 * (predicted.energy - structure.energy) / len(structure.atoms)
     if structure.forces is not None:
         force = 1e3 * float(np.linalg.norm(predicted.forces - structure.forces, axis=1).max())
-    return Worst(structure.index, structure.group, structure.atoms.get_chemical_formula(), energy, force)
+    return energy, force
