@@ -20,7 +20,7 @@ from mlip.calculators import MLIPCalculator
 from mlip.convert import atoms_to_graph
 from mlip.energy_scale import Reference
 from mlip.errors import InputError
-from mlip.models import MACE
+from mlip.models import MACE, compiled_radial
 from mlip.models.base import AtomOutputs
 from mlip.models.mace_layer import NonLinearInteraction
 from mlip.potential import Potential
@@ -134,6 +134,16 @@ def test_equals_plain_torch(name: str, radial: str, tolerance: float) -> None:
 def test_single_precision(name: str, radial: str) -> None:
     potential = make(dtype=torch.float32, **MODELS[name])
     assert largest_difference(potential, list(structures().values()), radial) < 2e-5
+
+
+def test_derivatives_of_radial_functions_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large systems do not keep them: the same to the bit."""
+    graph = atoms_to_graph([bulk("Si", cubic=True)], 5.0)
+    potential = with_backend(make(**MODELS["vectors"]), "compiled", "exact")
+    kept = potential(graph, forces=True, stress=True)
+    monkeypatch.setattr(compiled_radial, "MOST_KEPT_BYTES", 0)
+    again = potential(graph, forces=True, stress=True)
+    assert torch.equal(kept.forces, again.forces) and torch.equal(kept.stress, again.stress)
 
 
 def test_many_elements_in_one_structure() -> None:

@@ -15,6 +15,9 @@ from mlip.nn.activation import SILU_GAIN
 from mlip.nn.radial import BesselBasis, NormalizedMLP, RadialEmbedding, RadialMLP
 from mlip.ops.tape import Pullback, Run, rule_of
 
+#: Of derivatives by the distance, which are computed again where they take more: in systems whose memory is scarce.
+MOST_KEPT_BYTES = 200_000_000
+
 
 class Dual(NamedTuple):
     """Functions of the U different distances and their derivatives."""
@@ -141,7 +144,14 @@ def _activations_of(
     dtype = distance.dtype
     basis, tangent, envelope, place = dual
     activations, slopes = ops.radial_activations(basis, tangent, weights, widths, envelope)
-    return ops.take_rows(activations, place), lambda g: (ops.rowwise_dot(g, slopes, place).to(dtype),)
+    rows = ops.take_rows(activations, place)
+    kept = slopes if slopes.numel() * slopes.element_size() <= MOST_KEPT_BYTES else None
+
+    def pullback(g: Tensor) -> Sequence[Tensor]:
+        again = kept if kept is not None else ops.radial_activations(basis, tangent, weights, widths, envelope)[1]
+        return (ops.rowwise_dot(g, again, place).to(dtype),)
+
+    return rows, pullback
 
 
 def last_matrix(network: RadialMLP | NormalizedMLP) -> Tensor:
