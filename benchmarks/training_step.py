@@ -90,10 +90,11 @@ class OursTrained(Trained):
         return self.batch.graph.edge_index.shape[1]
 
     def loss(self) -> Tensor:
-        from mlip.training.loss import Loss, squared
+        from mlip.training.loss import Loss, penalties
 
         prediction = self.potential(self.batch.graph, forces=True, stress=False, training=True)
-        return Loss(squared, ENERGY_WEIGHT, FORCES_WEIGHT, 0.0)(self.batch, prediction)
+        weights = {"energy": ENERGY_WEIGHT, "forces": FORCES_WEIGHT}
+        return Loss(penalties("weighted", delta=0.01), weights)(self.batch, prediction)
 
     def gradients(self) -> dict[str, NDArray[np.float64]]:
         return of_file(self.path, self.potential.model, super().gradients())
