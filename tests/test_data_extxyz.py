@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,29 @@ def test_comment_lines(comment, tmp_path):
     assert_equal(read_frames(path.read_text())[0], ases[0])
 
 
+PIECES = (
+    "key stress virial Lattice pbc energy uid config_type dipole magmom T F true TRUE nan inf "
+    "Infinity NaN 1 -3 2.5 1e5 E5 . - + 00 0x1 1_0 "
+    '= = = " " \' , [ ] { } \\ _JSON : # ( ; | @ Å'
+).split() + [" ", "  ", "\t", "x y", "1 2 3", "1 2 3 4 5 6 7 8 9", "T F", '"1 0 0 0 1 0 0 0 1"', "\x0b", "\xa0"]
+
+
+def test_random_comment_lines():
+    """Whatever ours takes, ASE takes, with the same result."""
+    rng = np.random.default_rng(0)
+    taken = 0
+    for _ in range(1000):
+        pieces = rng.choice(PIECES, size=rng.integers(1, 12)).tolist()
+        text = f"1\n{''.join(pieces)} {pieces[0]}={pieces[-1]}\n{ATOM}"
+        try:
+            ours = read_frames(text)
+        except Unusual:
+            continue
+        assert_equal(ours[0], read(StringIO(text), format="extxyz"))
+        taken += 1
+    assert taken > 300
+
+
 @pytest.mark.parametrize("stress", ["1 2 3 4 5 6", "1", "text", "1 2 3 4 5 6 7 8 x"])
 def test_what_ase_refuses_in_a_comment_is_left_to_it(stress, tmp_path):
     path = written(tmp_path, f'1\nstress="{stress}"\n{ATOM}')
@@ -134,7 +158,8 @@ PROPERTIES = [
     ("species:S:1:pos:R:3:three:I:3:masks:L:2:words:S:2", "X 0 1 2 1 2 3 T False a b"),
     ("Z:I:1:pos:R:3:mass:R:1:charge:R:1:magmoms:R:1", "14 0 1 2 28.0 0.5 1.0"),
     ("species:S:1:pos:R:3:momenta:R:3:energies:R:1:stresses:R:6", "Si 0 1 2 1 2 3 -1 1 2 3 4 5 6"),
-    ("species:S:1:pos:R:3:x:R:1", "Si nan 1 inf 1_0"),
+    ("species:S:1:pos:R:3:x:R:3", "Si 0 1 2 nan inf 1_0"),
+    ("species:S:1:pos:R:3:stress:R:2", "Si 0 1 2 1 2"),
 ]
 
 

@@ -190,12 +190,16 @@ def test_weight_zero_on_every_label_is_no_label(tmp_path):
 
 def test_batches_by_budget(tmp_path):
     path = write_xyz(tmp_path / "a.xyz", argon(10))
-    assert load_data(config(path, E0s="average", batch_atoms=16)).plan.steps == 3
+    data = load_data(config(path, E0s="average", batch_atoms=16))
+    assert data.plan.steps == 3
     assert load_data(config(path, E0s="average", batch_atoms=16, batch_size=2)).plan.steps == 5
     assert load_data(config(path, E0s="average")).plan.steps == 1
     assert load_data(config(path, E0s="average", batch_size=4)).plan.steps == 3
     with pytest.raises(DataError, match="--batch_atoms 3 is less than the 4 of the largest structure"):
         load_data(config(path, E0s="average", batch_atoms=3))
+    pairs = max(s.graph.edge_index.shape[1] for part in data.sets.values() for s in part.samples)
+    assert load_data(config(path, E0s="average", batch_edges=pairs)).plan.steps == 9
+    assert load_data(config(path, E0s="average", batch_edges=10 * pairs)).plan.steps == 1
     with pytest.raises(InputError, match="--batch_atoms and --batch_edges"):
         config(path, batch_atoms=100, batch_edges=1000)
     with pytest.raises(InputError, match="--batch_edges is 0"):

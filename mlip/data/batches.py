@@ -155,7 +155,10 @@ class _Batches(Dataset[LabelledBatch]):
         self.samples = samples
 
     def __getitem__(self, members: Sequence[int]) -> LabelledBatch:
-        return collate_samples([self.samples[k] for k in members])
+        graph, labels = collate_samples([self.samples[k] for k in members])
+        if len(members) == 1:  # views into many structures, all of which a worker would send
+            return LabelledBatch(AtomGraph(*(t.clone() for t in graph)), Labels(*(t.clone() for t in labels)))
+        return LabelledBatch(graph, labels)
 
     def __len__(self) -> int:
         return len(self.samples)

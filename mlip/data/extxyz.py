@@ -131,11 +131,10 @@ def _atoms(info: dict[str, Any], arrays: dict[str, Any]) -> Atoms:
     results = {name: arrays.pop(name) for name in list(arrays) if name in all_properties}
     for name in [name for name in info if name in _PER_STRUCTURE]:
         results[name] = info.pop(name)
-    stress = results.get("stress")
-    if stress is not None:
-        if np.shape(stress) != (3, 3):
-            raise Unusual("stress")
-        results["stress"] = stress[(0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1)]
+        if name == "stress":
+            if np.shape(results[name]) != (3, 3):
+                raise Unusual("stress")
+            results[name] = results[name][(0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1)]
     try:
         atoms = Atoms(numbers=numbers, positions=arrays.pop("positions"), cell=cell, pbc=pbc, info=info)
         for name, array in arrays.items():
