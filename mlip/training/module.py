@@ -130,12 +130,17 @@ class TrainingModule(L.LightningModule):
         self.average.update()
 
     def on_train_batch_end(self, outputs: Any, batch: LabelledBatch, batch_idx: int) -> None:
-        if self.stage_two.is_on and self.epoch_is_complete:
+        if self.stage_two.is_on and self.epoch_is_complete and not self.is_schedule_free:
             self.stage_two.average.update()
         if self.time_is_up:
             self.trainer.should_stop = True
 
     # -- validation --------------------------------------------------------------------------------------------------
+
+    @property
+    def is_schedule_free(self) -> bool:
+        """Whether the optimizer has an average of its own, all the time."""
+        return self.config.optimizer == "schedulefree"
 
     def _swap_average(self) -> None:
         """Exchange the weights and what a user gets: the average of schedule-free training, or the exponential one."""
@@ -161,8 +166,9 @@ class TrainingModule(L.LightningModule):
         found = self._judge(self._sums.result())
         self._swap_average()
         if self.stage_two.is_on:
-            found |= {"stage": 2, "weights": "exponential average" if self.config.ema else "last"}
-        if self.stage_two.has_average:
+            kind = "exponential average" if self.config.ema else "last"
+            found |= {"stage": 2, "weights": "schedule-free average" if self.is_schedule_free else kind}
+        if self.stage_two.average.steps > 1:
             equal = self._validate_equal_average()
             if equal["valid_loss"] < found["valid_loss"]:
                 found |= equal | {"weights": "equal average"}

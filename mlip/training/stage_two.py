@@ -32,11 +32,6 @@ class StageTwo:
     def is_on(self) -> bool:
         return self.began is not None
 
-    @property
-    def has_average(self) -> bool:
-        """Whether there is an average of several epochs. Schedule-free training has one of its own, all the time."""
-        return self.average.steps > 1 and self.config.optimizer != "schedulefree"
-
     def is_due(self, epochs: int, progress: float, stalled: bool) -> bool:
         """Whether it begins now.
 
