@@ -177,8 +177,8 @@ def _finish(
     """Final errors, potential with provenance, plots, report."""
     potential, path = module.potential, config.file(f"{'_stagetwo' * module.stage_two.is_on}.safetensors")
     started = time.monotonic()
-    predicted = {
-        name: list(predict(potential, batches(part.samples, config.valid_batch_size), "stress" in data.properties))
+    predicted = {  # with stresses wherever there are labels, trained or not
+        name: list(predict(potential, batches(part.samples, config.valid_batch_size), part.count("stress") > 0))
         for name, part in data.sets.items()
     }
     timing.final_errors = time.monotonic() - started
