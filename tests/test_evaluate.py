@@ -168,6 +168,18 @@ def test_command(tmp_path, potential, capsys):
     assert "'nothing'" in capsys.readouterr().err
 
 
+def test_table_shows_what_there_is_and_names_as_text(tmp_path, potential, capsys):
+    model = tmp_path / "m.safetensors"
+    potential.save(model)
+    structures = argon(2)
+    for atoms, name in zip(structures, ("[red]", "\x1b[2J"), strict=True):
+        atoms.info["config_type"] = name
+        del atoms.info["REF_stress"]
+    assert main(["evaluate", str(write_xyz(tmp_path / "d.xyz", structures)), "--model", str(model)]) == 0
+    shown = capsys.readouterr().out
+    assert "[red]" in shown and "\x1b" not in shown and "E total rmse" in shown and "S rmse" not in shown
+
+
 @pytest.mark.skipif("MLIP_DATA" not in os.environ, reason="MLIP_DATA names no folder with the outside data")
 def test_labels_of_mlearn_are_found():
     data = read_labelled(Path(os.environ["MLIP_DATA"]) / "mlearn" / "Si" / "test.extxyz")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -90,17 +91,20 @@ def _all_elements(labelled: LabelledData) -> Any:
 
 
 def _show(result: EvaluationResult, data: Path, written: list[Path]) -> None:
-    """Print the errors, by group where there are several."""
+    """Print the errors, by group where there are several; no columns of what has no labels."""
     values = result.as_dict()
     groups = dict(values["groups"]) if len(values["groups"]) > 1 else {}
-    rows = [_row(name, errors) for name, errors in {**groups, "all": values}.items()]
+    columns = {heading: key for heading, key in COLUMNS.items() if values[key] is not None}
+    rows = [_row(name, errors, columns.values()) for name, errors in (*groups.items(), ("all", values))]
     out = console()
     title = f"Errors on {data.name} (E in meV/atom, total E in meV, F in meV/Å, S in GPa)"
-    out.print(table(title, ("group", "structures", *COLUMNS), rows, right=range(1, 2 + len(COLUMNS))))
+    out.print(table(title, ("group", "structures", *columns), rows, right=range(1, 2 + len(columns))))
     for path in written:
         out.print(f"written: {path}")
 
 
-def _row(name: str, errors: dict[str, Any]) -> list[str]:
-    cells = [errors[key] for key in COLUMNS.values()]
-    return [name, str(errors["n"]), *["-" if cell is None else f"{cell:.4g}" for cell in cells]]
+def _row(name: str, errors: dict[str, Any], keys: Iterable[str]) -> list[str]:
+    from mlip.training.error_tables import printable
+
+    cells = [errors[key] for key in keys]
+    return [printable(name), str(errors["n"]), *["-" if cell is None else f"{cell:.4g}" for cell in cells]]
