@@ -34,11 +34,10 @@ def mean(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def clip_norm(gradients: Iterable[Tensor | None], largest: float) -> None:
-    """Scale gradients in place so that the norm of them all is `largest` at most (Pascanu et al. 2013)."""
+    """Scale gradients, all of one precision, in place so that their norm is `largest` at most (Pascanu et al. 2013)."""
     present = [g for g in gradients if g is not None]
     if not present:
         return
-    norm = torch.stack([total(g.double().square()) for g in present]).sum().sqrt()
+    norm = total(torch.cat([g.reshape(-1) for g in present]).double().square()).sqrt()
     scale = (largest / (norm + 1e-6)).clamp(max=1.0)
-    for gradient in present:
-        gradient.mul_(scale.to(gradient.dtype))
+    torch._foreach_mul_(present, scale.to(present[0].dtype))
