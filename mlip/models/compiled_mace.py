@@ -21,6 +21,7 @@ from mlip.models.compiled_message import Interpolation, Pairs
 from mlip.models.compiled_radial import RadialInputs
 from mlip.models.compiled_readout import CompiledReadout
 from mlip.models.mace_layer import Layer
+from mlip.models.narrowed import narrow
 from mlip.models.radial_tables import RadialTables
 from mlip.nn.readout import Readout
 from mlip.ops.tape import Pullback, Run, Tape, cast_to, directly, rule_of
@@ -55,6 +56,8 @@ class CompiledMACE:
         self.model, self.trained = model, trained
         # Products of parameters are made in float64 where that costs nothing at each evaluation.
         double = model if trained else deepcopy(model).double().requires_grad_(False)
+        for layer in [] if trained else layers_of(double):
+            narrow(layer)
         elements = (double.embedding / math.sqrt(len(model.elements))).unsqueeze(0)
         self.layers = [
             CompiledLayer(layer, None if t else elements, model.dtype, trained)
