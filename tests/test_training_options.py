@@ -300,47 +300,46 @@ def test_losses_that_need_stresses_say_so(tmp_path: Path) -> None:
 # -- effects: of the others, each in the test named here ---------------------------------------------------------------
 
 OTHERS = {
-    "train_file": "test_training_run.py::test_command_learns_and_writes_everything",
-    "valid_file": "test_training_run.py::test_missing_labels_train_nothing",
-    "test_file": "test_training_run.py::test_command_learns_and_writes_everything",
-    "valid_fraction": "test_training_run.py::test_molecules_beside_crystals",
-    "name": "test_training_run.py::test_command_learns_and_writes_everything",
-    "work_dir": "test_training_run.py::test_command_learns_and_writes_everything",
-    "energy_key": "test_training_run.py::test_cli_refuses_and_explains",
-    "forces_key": "test_training_flow.py::test_keys_of_labels",
-    "stress_key": "test_training_flow.py::test_keys_of_labels",
-    "virials_key": "test_training_flow.py::test_keys_of_labels",
-    "batch_atoms": "test_data_of_a_run.py::test_batches_by_budget",
-    "batch_edges": "test_data_of_a_run.py::test_batches_by_budget",
-    "error_table": "test_training_report.py::test_table_chosen_and_refused",
-    "tensorboard": "test_training_report.py::test_tensorboard_of_a_continued_run",
-    "wandb": "test_training_report.py::test_wandb_of_a_continued_run",
-    "wandb_project": "test_training_report.py::test_wandb_of_a_continued_run",
-    "wandb_entity": "test_training_report.py::test_wandb_of_a_continued_run",
-    "wandb_name": "test_training_report.py::test_wandb_of_a_continued_run",
-    "lr_factor": "test_training_parts.py::test_plateau_reduces_and_remembers",
-    "scheduler_patience": "test_training_parts.py::test_plateau_reduces_and_remembers",
-    "max_num_epochs": "test_training_run.py::test_command_learns_and_writes_everything",
-    "max_time": "test_training_run.py::test_max_time_ends_with_a_potential_and_zero_rate",
-    "patience": "test_training_run.py::test_patience_ends_the_run",
-    "eval_interval": "test_training_run.py::test_eval_interval",
-    "device": "test_training_flow.py::test_device",
-    "valid_batch_size": "test_training_flow.py::test_structures_at_once_in_validation",
-    "deterministic": "test_training_flow.py::test_deterministic_algorithms_inside_a_run_only",
-    "num_workers": "test_training_flow.py::test_workers_put_batches_together",
-    "restart_latest": "test_training_run.py::test_restart_continues_bit_for_bit",
-    "overwrite": "test_training_run.py::test_an_earlier_run_is_not_overwritten",
-    "keep_checkpoints": "test_training_flow.py::test_checkpoints_that_are_kept",
-    "save_all_checkpoints": "test_training_flow.py::test_checkpoints_that_are_kept",
-    "dry_run": "test_training_flow.py::test_dry_run_measures_and_writes_nothing",
-    "plot": "test_training_run.py::test_command_learns_and_writes_everything",
+    "train_file": "test_command_learns_and_writes_everything",
+    "valid_file": "test_missing_labels_train_nothing",
+    "test_file": "test_command_learns_and_writes_everything",
+    "valid_fraction": "test_molecules_beside_crystals",
+    "name": "test_command_learns_and_writes_everything",
+    "work_dir": "test_command_learns_and_writes_everything",
+    "energy_key": "test_cli_refuses_and_explains",
+    "forces_key": "test_keys_of_labels",
+    "stress_key": "test_keys_of_labels",
+    "virials_key": "test_keys_of_labels",
+    "batch_atoms": "test_batches_by_budget",
+    "batch_edges": "test_batches_by_budget",
+    "error_table": "test_table_chosen_and_refused",
+    "tensorboard": "test_tensorboard_of_a_continued_run",
+    "wandb": "test_wandb_of_a_continued_run",
+    "wandb_project": "test_wandb_of_a_continued_run",
+    "wandb_entity": "test_wandb_of_a_continued_run",
+    "wandb_name": "test_wandb_of_a_continued_run",
+    "lr_factor": "test_plateau_reduces_and_remembers",
+    "scheduler_patience": "test_plateau_reduces_and_remembers",
+    "max_num_epochs": "test_command_learns_and_writes_everything",
+    "max_time": "test_max_time_ends_with_a_potential_and_zero_rate",
+    "patience": "test_patience_ends_the_run",
+    "eval_interval": "test_eval_interval",
+    "device": "test_device",
+    "valid_batch_size": "test_structures_at_once_in_validation",
+    "deterministic": "test_deterministic_algorithms_inside_a_run_only",
+    "num_workers": "test_workers_put_batches_together",
+    "restart_latest": "test_restart_continues_bit_for_bit",
+    "overwrite": "test_an_earlier_run_is_not_overwritten",
+    "keep_checkpoints": "test_checkpoints_that_are_kept",
+    "save_all_checkpoints": "test_checkpoints_that_are_kept",
+    "dry_run": "test_dry_run_measures_and_writes_nothing",
+    "plot": "test_command_learns_and_writes_everything",
 }
 
 
 def test_every_option_has_a_test_of_its_effect() -> None:
     tested = {option for option, _, _ in MODEL + STEPS} | set(OTHERS)
     assert not FIELDS - tested and not tested - FIELDS
-    for option, place in OTHERS.items():
-        name, _, function = place.partition("::")
-        text = (Path(__file__).parent / name).read_text()
-        assert f"def {function}(" in text, f"{place}, which tests --{option}, is not there"
+    texts = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    for option, function in OTHERS.items():
+        assert f"def {function}(" in texts, f"{function}, which tests --{option}, is not there"

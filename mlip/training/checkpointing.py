@@ -29,9 +29,10 @@ def save_checkpoint(state: dict[str, Any], path: Path) -> None:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Delete what kills during the writing of this checkpoint, or of others of its run, left beside it."""
+    """Delete what kills during the writing of this checkpoint, or of other files of its run, left beside it."""
     run = re.escape(path.name.removesuffix("_checkpoint.pt"))
-    leftover = re.compile(rf"\.{run}(_checkpoint|_epoch-\d+)\.pt\.[0-9a-f]{{16}}")
+    files = r"(_checkpoint|_epoch-\d+)\.pt|(_stagetwo)?\.safetensors|_report\.html|_log\.(csv|jsonl)|_\w+\.png"
+    leftover = re.compile(rf"\.{run}({files})\.[0-9a-f]{{16}}")
     for file in path.parent.iterdir():
         if leftover.fullmatch(file.name):
             file.unlink(missing_ok=True)
