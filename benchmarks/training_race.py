@@ -140,7 +140,13 @@ def plot(found: dict[str, Any], path: Path) -> None:
     ):
         for program, color in (("mace-torch", "tab:gray"), ("mlip", "tab:blue")):
             points = found["points"].get(program, [])
-            axis.plot([p["seconds"] for p in points], [factor * p[name] for p in points], color=color, label=program)
+            axis.plot(
+                [p["seconds"] for p in points],
+                [factor * p[name] for p in points],
+                color=color,
+                marker=".",
+                label=program,
+            )
         axis.set(xscale="log", yscale="log", xlabel="time from the start of the process, s", ylabel=label)
         axis.grid(alpha=0.3, which="both")
     axes[0].legend()
