@@ -272,7 +272,8 @@ def _first_derivatives(evaluate: Evaluator, graph: AtomGraph, head: int) -> list
 
 def gradient_disagreement(model: EnergyModel, radial: str, atoms: Atoms, head: int) -> float:
     """Largest difference of the gradients of Σ F² + Σ E² by parameters and, if exact, positions, to the largest one."""
-    fast = model.compiled(radial, trained=True)
+    with torch.enable_grad():  # whoever asks first may not want gradients
+        fast = model.compiled(radial, trained=True)
     assert fast is not None
     graph = atoms_to_graph(atoms, model.cutoff, device=next(model.parameters()).device)
     expected, got = (_loss_gradients(evaluate, graph, head, list(model.parameters())) for evaluate in (model, fast))

@@ -285,6 +285,17 @@ def test_validation_of_a_trained_model() -> None:
     assert (after.forces - before.forces).abs().max() > 1e-6 and not after.forces.requires_grad
 
 
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_a_model_to_train_is_first_evaluated_without_gradients(context: Callable[[], Any]) -> None:
+    """The check of the operators takes the gradients it needs, else it would find them all to be zero."""
+    potential = make(**MODELS["scalars"]).requires_grad_(True)
+    graph = atoms_to_graph(structures()["crystal"], potential.cutoff)
+    with warnings.catch_warnings(), context():
+        warnings.simplefilter("error")
+        potential(graph)
+    assert potential.acceleration.trainer(potential.model) is not potential.model
+
+
 def test_a_wrong_second_derivative_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     right = ops.symmetric_contraction
 
