@@ -250,6 +250,41 @@ def test_eval_interval(data):
     assert [r["epoch"] for r in result.history] == [2, 4, 5]
 
 
+@pytest.mark.parametrize("interrupted", [1, 4, 5])
+def test_eval_interval_of_a_continued_run(data, tmp_path, interrupted, monkeypatch):
+    """Validations are after the same epochs, and after the last one even if a kill came between training and it."""
+    options = {"max_num_epochs": 5, "eval_interval": 2}
+    whole = train(config(data, work_dir=str(tmp_path / "whole"), **options))
+
+    def stop(place, *_, **__):
+        if interrupted == 5 or place.epoch > interrupted:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        last = interrupted == 5  # the validation after the last epoch is on its own
+        patch.setattr(*(engine.L.Trainer, "validate") if last else (TrainingModule, "on_train_batch_end"), stop)
+        train(config(data, work_dir=str(tmp_path / "parts"), **options))
+    continued = train(config(data, work_dir=str(tmp_path / "parts"), restart_latest=True, **options))
+    assert without_time(continued.history) == without_time(whole.history)
+    assert_equal(run_state(tmp_path / "parts"), run_state(tmp_path / "whole"))
+    assert continued.errors == whole.errors
+    again = train(config(data, work_dir=str(tmp_path / "whole"), restart_latest=True, **options))
+    assert without_time(again.history) == without_time(whole.history) and again.errors == whole.errors
+
+
+def without_time(history: list[dict]) -> list[dict]:
+    return [{key: value for key, value in record.items() if key != "seconds"} for record in history]
+
+
+def test_a_run_out_of_patience_is_not_trained_on(data):
+    options = {"max_num_epochs": 200, "lr": 1e-12, "ema": False, "patience": 3}
+    ended = train(config(data, **options))
+    again = train(config(data, restart_latest=True, **options))
+    assert again.history == ended.history
+    longer = train(config(data, restart_latest=True, **options | {"patience": 5}))
+    assert longer.epochs > ended.epochs
+
+
 def test_loss_that_is_not_a_number(data):
     with pytest.raises(MLIPError, match="the loss is nan.*lower --lr"):
         train(config(data, max_num_epochs=50, lr=1e30, clip_grad=0))

@@ -86,16 +86,16 @@ def fit(module: TrainingModule, training: Any, validation: Any, progress: Progre
     """
     config = module.config
     module.validation = validation
-    if module.first_epoch >= config.max_num_epochs or module.time_is_up:
+    left = 0 if module.is_over else config.max_num_epochs - module.first_epoch
+    if not left and module.is_validated:
         return
     handler = signal.getsignal(signal.SIGINT)
     with quiet_lightning():
         trainer = L.Trainer(
             accelerator="gpu" if device == "cuda" else device,
             devices=1,
-            max_epochs=config.max_num_epochs - module.first_epoch,
+            max_epochs=left,
             reload_dataloaders_every_n_epochs=1,  # the first epoch of a restart may be shorter than the others
-            check_val_every_n_epoch=config.eval_interval,
             num_sanity_val_steps=0,
             callbacks=[progress],
             logger=False,
@@ -108,7 +108,7 @@ def fit(module: TrainingModule, training: Any, validation: Any, progress: Progre
         )
         try:
             trainer.fit(module, training, validation)
-            if not module.history or module.history[-1]["epoch"] < module.epoch:
+            if not module.is_validated:
                 trainer.validate(module, validation, verbose=False)  # between two intervals, or out of time
         except SystemExit as stop:  # what Lightning makes of Ctrl-C, after disabling the key
             raise KeyboardInterrupt from stop

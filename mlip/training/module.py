@@ -89,6 +89,9 @@ class TrainingModule(L.LightningModule):
     def on_train_epoch_start(self) -> None:
         self.epoch = self.first_epoch + self.current_epoch + 1
         self._losses, self.first_losses = self.first_losses, []
+        # Lightning counts from the start of the process; with this it validates after this epoch, or not.
+        is_due = self.epoch % self.config.eval_interval == 0
+        self.trainer.check_val_every_n_epoch = 1 if is_due else self.current_epoch + 2
         if not self._losses and self.stage_two.is_due(self.epoch - 1, self.progress, self.is_stalled):
             self._begin_stage_two()
 
@@ -175,7 +178,7 @@ class TrainingModule(L.LightningModule):
         record: dict[str, Any] = {"epoch": self.epoch, "loss": _mean(self._losses), "lr": self.schedule.rate}
         self.history.append(record | found | {"seconds": self.elapsed})
         self.schedule.after_validation(found["valid_loss"])
-        if self.is_stalled and (self.stage_two.is_on or not self.config.swa):
+        if self._is_out_of_patience:
             self.trainer.should_stop = True
 
     def _judge(self, found: dict[str, Any]) -> dict[str, Any]:
@@ -199,6 +202,21 @@ class TrainingModule(L.LightningModule):
         """Whether `patience` is used up: so many validations of this stage since the best."""
         since = max(self.best.epoch, self.stage_two.began or 0)
         return sum(record["epoch"] > since for record in self.history) >= self.config.patience
+
+    @property
+    def _is_out_of_patience(self) -> bool:
+        """Whether that ends the run, not only its first stage."""
+        return self.is_stalled and (self.stage_two.is_on or not self.config.swa)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether a run that is continued has nothing left to train."""
+        return self.first_epoch >= self.config.max_num_epochs or self.time_is_up or self._is_out_of_patience
+
+    @property
+    def is_validated(self) -> bool:
+        """Whether there was a validation in the present epoch."""
+        return self.epoch == (self.history[-1]["epoch"] if self.history else 0)
 
     # -- state -------------------------------------------------------------------------------------------------------
 
@@ -253,6 +271,7 @@ class TrainingModule(L.LightningModule):
         return {
             "epoch": self.epoch if complete else self.epoch - 1,
             "losses": [] if complete else self._losses,
+            "loss": _mean(self._losses),
             "elapsed": self.elapsed,
             "weights": weights,
             "average": self.average.state_dict(),
@@ -266,8 +285,11 @@ class TrainingModule(L.LightningModule):
 
     def load_run_state(self, state: dict[str, Any]) -> None:
         """Continue from `run_state`; call before the fit starts."""
-        self.first_epoch = self.epoch = state["epoch"]
+        self.first_epoch = state["epoch"]
         self.first_losses = list(state["losses"])
+        # of the epoch that is to be validated if nothing is left to train
+        self.epoch = self.first_epoch + bool(self.first_losses)
+        self._losses = [state["loss"]] if "loss" in state else []
         self.elapsed_before = state["elapsed"]
         self.started = time.monotonic()
         load_weights(self.potential, state["weights"])
