@@ -297,6 +297,16 @@ def test_losses_that_need_stresses_say_so(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"name": name}, "can't be the start of file names") for name in ("", ".", "..", "-a", "a b", "a/b")]
+    + [({"seed": 2**63}, "less than 2\\^63"), ({"seed": -1}, "zero or more")],
+)
+def test_names_and_seeds_that_can_not_be(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        TrainingConfig(train_file="-", **options)
+
+
 # -- effects: of the others, each in the test named here ---------------------------------------------------------------
 
 OTHERS = {

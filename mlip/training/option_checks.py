@@ -77,8 +77,11 @@ def check_options(config: TrainingConfig) -> None:
     """
     if not config.train_file:
         raise InputError("--train_file is missing; it names the structures to train on")
-    if not re.fullmatch(r"[\w.+-]+", config.name):
-        raise InputError(f"--name {config.name!r} can't be part of a file name; use letters, digits, _ . + -")
+    if not re.fullmatch(r"\w[\w.+-]*", config.name):
+        raise InputError(
+            f"--name {config.name!r} can't be the start of file names; begin with a letter, a digit or _, go on with "
+            "these and . + -"
+        )
     _check_choices(config)
     _check_ranges(config)
     _check_effects(config)
@@ -106,6 +109,8 @@ def _check_ranges(config: TrainingConfig) -> None:
         value = getattr(config, option)
         if value is not None and not 0 <= value < math.inf:
             raise InputError(f"--{option} is {value}; expected zero or more")
+    if config.seed >= 2**63:
+        raise InputError(f"--seed is {config.seed}; expected less than 2^63")
     for option in BELOW_ONE.split():
         if not 0 <= getattr(config, option) < 1:
             raise InputError(f"--{option} is {getattr(config, option)}; expected from 0 to below 1")
