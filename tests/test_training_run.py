@@ -62,6 +62,25 @@ def test_an_earlier_run_is_not_overwritten(data: Path) -> None:
     train(config(data, max_num_epochs=1, overwrite=True))
 
 
+def test_nothing_of_an_overwritten_run_is_taken_for_the_new_one(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(config(data, max_num_epochs=2, swa=True, start_swa=1, save_all_checkpoints=True))
+    assert {"mlip_stagetwo.safetensors", "mlip_epoch-2.pt"} <= {path.name for path in data.parent.iterdir()}
+    with pytest.raises(DataError, match="r_max"):  # a run that can't begin replaces nothing
+        train(config(data, r_max=0.1))
+    assert (data.parent / "mlip_stagetwo.safetensors").exists()
+    train(config(data, max_num_epochs=1))
+    names = {path.name for path in data.parent.iterdir()}
+    assert not {name for name in names if "stagetwo" in name or "epoch-" in name}
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(TrainingModule, "on_train_batch_start", stop)
+        train(config(data, max_num_epochs=1))
+    assert not (data.parent / "mlip_checkpoint.pt").exists()  # a restart would go on with the earlier run
+
+
 def arguments(options: dict) -> list[str]:
     flags = [f"--{'no_' if v is False else ''}{k}" for k, v in options.items() if isinstance(v, bool)]
     return flags + [w for k, v in options.items() if not isinstance(v, bool) for w in (f"--{k}", str(v))]

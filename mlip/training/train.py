@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,6 +131,16 @@ def _start(config: TrainingConfig, data: TrainingData, module: TrainingModule, c
         console.print(f"continuing after epoch {module.first_epoch}{step} from {checkpoint}")
     elif config.restart_latest:
         console.print(f"no checkpoint {checkpoint} to continue from; starting afresh")
+    elif config.overwrite:
+        _remove_earlier_run(config)
+
+
+def _remove_earlier_run(config: TrainingConfig) -> None:
+    """What could be taken for this run's: checkpoints, for a restart, and a second stage, which this may not have."""
+    earlier = re.compile(re.escape(config.name) + r"_(checkpoint\.pt|epoch-\d+\.pt|stagetwo\.safetensors)")
+    for file in Path(config.work_dir).iterdir():
+        if earlier.fullmatch(file.name):
+            file.unlink(missing_ok=True)
 
 
 def _fit(config: TrainingConfig, data: TrainingData, module: TrainingModule, logs: Logs, console: Console) -> Timing:
