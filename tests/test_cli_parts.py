@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from ase.io import write
+from rich.console import Console
 from stillinger_weber import silicon
 
 from mlip.cli import main
-from mlip.cli.output import to_json
+from mlip.cli.output import table, to_json
 from mlip.cli.structures import read_structure
 from mlip.zoo import bundled_models
 
@@ -36,3 +38,11 @@ def test_brackets_in_names_are_no_markup(tmp_path, capsys, name):
     path.write_bytes(bundled_models()["silicon"].read_bytes())
     assert main(["info", str(path)]) == 0
     assert name in capsys.readouterr().out
+
+
+def test_no_digit_of_a_table_is_lost_on_a_narrow_terminal() -> None:
+    console = Console(width=30, file=io.StringIO(), record=True)
+    console.print(table("Errors", ["group", "E total rmse", "F rmse"], [["Gaps", "1.234e+04", "5.678e+09"]], (1, 2)))
+    text = console.export_text()
+    assert "\u2026" not in text
+    assert sorted(c for c in text if c.isdigit()) == sorted("123404567809")

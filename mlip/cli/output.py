@@ -61,7 +61,8 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], rig
     """Return a rich table; the columns numbered in ``right`` are right-aligned."""
     result = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
     for index, column in enumerate(columns):
-        result.add_column(column, justify="right" if index in right else "left")
+        # what a narrow terminal has no room for goes on a second line: a number without its end is another number
+        result.add_column(column, justify="right" if index in right else "left", overflow="fold")
     for row in rows:
         result.add_row(*[str(cell) for cell in row])
     return result
