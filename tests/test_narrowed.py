@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from ase.build import bulk
@@ -57,6 +59,7 @@ def test_same_bits_without_negligible_messages(
     ("factor", "options"),
     [
         (1e-25, {}),  # small, but not nothing
+        (math.nan, {}),
         (1e-35, {"hidden_irreps": "16x0e+16x1o"}),  # vectors are sent too
         (1e-35, {"interaction": "agnostic"}),  # a map by element follows the message
         (1e-35, {"interaction": "residual_nonlinear"}),

@@ -35,7 +35,8 @@ def narrow(layer: Layer) -> None:
     if message.dims_in != [1] or None in message.irreps_out:
         return
     sizes = [float(mix.abs().max()) * norm for mix, norm in zip(message.mix, message.norm, strict=True)]
-    needed = [ir.l for ir, size in zip(irreps, sizes, strict=True) if size > NEGLIGIBLE * max(sizes)]
+    # A weight that is not a number is needed, too.
+    needed = [ir.l for ir, size in zip(irreps, sizes, strict=True) if not size <= NEGLIGIBLE * max(sizes)]
     l_max = max([LOWEST, *needed])
     kept = tuple(ir for ir in irreps if ir.l <= l_max)
     if kept == irreps or kept != irreps[: len(kept)]:

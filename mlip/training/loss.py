@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mlip.data.batches import LabelledBatch
+from mlip.derivatives import volumes
 from mlip.potential import Prediction
 from mlip.training.config import TrainingConfig
 from mlip.training.option_checks import LOSS_TERMS
@@ -117,7 +118,7 @@ class Loss:
             loss = loss + self._term("stress", self.penalties.entry, error, labels.stress, weight)
         if "virials" in self.weights:
             # The virial is -V times the stress.
-            volume_per_atom = torch.linalg.det(graph.cell).abs() / graph.n_atoms
+            volume_per_atom = volumes(graph) / graph.n_atoms
             error = volume_per_atom.view(-1, 1, 1) * error
             loss = loss + self._term("virials", self.penalties.entry, error, labels.stress, weight)
         return loss
