@@ -23,29 +23,30 @@ template <class Tree, bool gradient, class Real>
 struct Unrolled {
   using V = Vector<Real>;
 
-  template <int place, int term>
-  MLIP_INLINE static void node(const V* a, const Real* c, const V& q, V& u, V* da) {
-    constexpr int own = Tree::nodes[place], leaves = Tree::nodes[place + 1], inner = Tree::nodes[place + 2];
-    if constexpr (own) u += load(c + term * block<Real>);
-    unroll<leaves>([&](auto n) __attribute__((always_inline)) {
-      constexpr int k = Tree::nodes[place + 3 + n];
+  // `count` nodes one after the other, the first at `place`, each below a factor where `factors` says so.
+  template <int place, int term, bool factors, int count>
+  MLIP_INLINE static void nodes(const V* a, const Real* c, const V& q, V& u, V* da) {
+    constexpr int k = factors ? Tree::nodes[place] : 0, at = place + factors;
+    constexpr int own = Tree::nodes[at], leaves = Tree::nodes[at + 1], inner = Tree::nodes[at + 2];
+    const V here = factors && gradient ? q * a[k] : q;
+    V below{};
+    V& sum = factors ? below : u;
+    if constexpr (own) sum += load(c + term * block<Real>);
+    MLIP_UNROLL
+    for (int n = 0; n < leaves; n++) {
+      const int leaf = Tree::nodes[at + 3 + n];
       const V w = load(c + (term + own + n) * block<Real>);
-      u += w * a[k];
-      if constexpr (gradient) da[k] += w * q;
-    });
-    inner_nodes<place + 3 + leaves, term + own + leaves, inner>(a, c, q, u, da);
-  }
-
-  template <int place, int term, int count>
-  MLIP_INLINE static void inner_nodes(const V* a, const Real* c, const V& q, V& u, V* da) {
-    if constexpr (count > 0) {
-      constexpr int k = Tree::nodes[place];
-      V below{};
-      node<place + 1, term>(a, c, gradient ? q * a[k] : q, below, da);
-      u += below * a[k];
-      if constexpr (gradient) da[k] += below * q;
-      constexpr Extent done = extent(Tree::nodes, place + 1);
-      inner_nodes<done.end, term + done.terms, count - 1>(a, c, q, u, da);
+      sum += w * a[leaf];
+      if constexpr (gradient) da[leaf] += w * here;
+    }
+    if constexpr (inner > 0) nodes<at + 3 + leaves, term + own + leaves, true, inner>(a, c, here, sum, da);
+    if constexpr (factors) {
+      u += sum * a[k];
+      if constexpr (gradient) da[k] += sum * q;
+    }
+    if constexpr (count > 1) {
+      constexpr Extent done = extent(Tree::nodes, at);
+      nodes<done.end, term + done.terms, true, count - 1>(a, c, q, u, da);
     }
   }
 };
@@ -54,7 +55,7 @@ template <class Tree, class Real>
 void value(const Real* features, const Real* coefficients, Real* value) {
   Vector<Real> u{};
   const auto* a = reinterpret_cast<const Vector<Real>*>(features);
-  Unrolled<Tree, false, Real>::template node<0, 0>(a, coefficients, u, u, nullptr);
+  Unrolled<Tree, false, Real>::template nodes<0, 0, false, 1>(a, coefficients, u, u, nullptr);
   store(value, u);
 }
 
@@ -67,10 +68,10 @@ void gradient(const Real* features, const Real* coefficients, const Real* seed, 
   if constexpr (vector_bytes == 64) {  // 32 registers: the gradient stays in some of them
     V da[Tree::n_in];
     for (int k = 0; k < Tree::n_in; k++) da[k] = sums[k];
-    Unrolled<Tree, true, Real>::template node<0, 0>(a, coefficients, q, u, da);
+    Unrolled<Tree, true, Real>::template nodes<0, 0, false, 1>(a, coefficients, q, u, da);
     for (int k = 0; k < Tree::n_in; k++) sums[k] = da[k];
   } else {
-    Unrolled<Tree, true, Real>::template node<0, 0>(a, coefficients, q, u, sums);
+    Unrolled<Tree, true, Real>::template nodes<0, 0, false, 1>(a, coefficients, q, u, sums);
   }
 }
 
