@@ -10,14 +10,15 @@ evaluated at the knots instead of the pairs, of which there are many more in a l
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from mlip import ops
 from mlip.models.compiled_message import path_signs
-from mlip.nn.radial import RadialMLP
+from mlip.nn.radial import RadialEmbedding, RadialMLP
 from mlip.ops.tape import Run, cast_to
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ LARGEST_KEPT = 2**29
 TRAINING_KNOTS = 1025
 #: Pairs for each knot from which on tables cost less than exact functions in training.
 WORTHWHILE = 2
+#: Pairs of elements whose basis functions at the knots are kept, 130 kB each.
+MOST_KEPT = 256
 #: Stands for distance zero, where sin(x)/x and powers can't be evaluated.
 NEAR_ZERO = 1e-6
 
@@ -108,8 +111,8 @@ class RadialTables:
         """All pairs of elements one after the other, each `knots` rows."""
         pairs = [(i, j) for i in elements for j in elements]
         parts = [self._at_knots(layer, pair, self.knots) for pair in pairs]
-        values, slopes = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-        return ops.of_parameters(ops.join_table(values, slopes * self.spacing).to(self.dtype))
+        values, slopes = parts[0] if len(parts) == 1 else (torch.cat(t) for t in zip(*parts, strict=True))
+        return ops.of_parameters(ops.join_table(values, slopes, self.dtype, self.spacing))
 
     def _arranged(self, layer: Layer) -> Tensor:
         """The last matrix of the radial network with its columns (h, C / B, paths, B) as in a table."""
@@ -120,29 +123,20 @@ class RadialTables:
         return ops.arrange_channels(matrix, self.dtype)
 
     def _at_knots(self, layer: Layer, pair: tuple[int, int], knots: int) -> tuple[Tensor, Tensor]:
-        r = torch.linspace(0, self.model.cutoff, knots, dtype=torch.float64, device=self.model.embedding.device)
-        r[0] = NEAR_ZERO
-        values, slopes = self._functions(layer, pair, r)
-        return torch.cat([values[:1] - NEAR_ZERO * slopes[:1], values[1:]]), slopes
+        find = kept_basis_at_knots if self.trained else basis_at_knots
+        return self._functions(
+            layer, find(self.model.radial, pair, self.model.cutoff, knots, self.model.embedding.device)
+        )
 
-    def _functions(self, layer: Layer, pair: tuple[int, int], r: Tensor) -> tuple[Tensor, Tensor]:
-        """Radial functions (n, C / B, paths, B) and their derivatives at distances (n,), in float64."""
+    def _functions(self, layer: Layer, basis: Basis) -> tuple[Tensor, Tensor]:
+        """Radial functions (n, C / B, paths, B) and their derivatives at n distances, in float64."""
         network, last = layer.interaction.message.radial, self._arranged(layer)
         assert isinstance(network, RadialMLP)
-        (basis, tangent), envelope = self._basis(pair, r)
-        values, slopes = network.dual(basis, tangent, last.flatten(1))
-        if envelope is not None:
-            values, slopes = values * envelope[0], slopes * envelope[0] + values * envelope[1]
+        values, slopes = network.dual(basis.values, basis.slopes, last.flatten(1))
+        if basis.envelope is not None:
+            envelope, slope = basis.envelope
+            values, slopes = values * envelope, slopes * envelope + values * slope
         return values.unflatten(1, last.shape[1:]), slopes.unflatten(1, last.shape[1:])
-
-    def _basis(self, pair: tuple[int, int], r: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor] | None]:
-        """Basis functions (n, N) and their derivatives; the envelope (n, 1) and its derivative, if it is apart."""
-        species = torch.tensor(pair, device=r.device).unsqueeze(1).expand(2, len(r))
-        with torch.enable_grad():
-            r = r.detach().requires_grad_(True)
-            found = [t for t in self.model.radial(r, species) if t is not None]
-            pairs = [(t.detach(), _derivative(t, r)) for t in found]
-        return pairs[0], (pairs[1] if len(pairs) > 1 else None)
 
     def _enough_knots(self) -> int:
         """The least candidate whose interpolated derivatives are right between the knots, for all layers."""
@@ -156,7 +150,7 @@ class RadialTables:
             # Errors of a Hermite polynomial's derivative are largest near a fifth of the interval.
             t = 0.2113248654
             r = h * (torch.arange(knots - 1, dtype=torch.float64, device=values.device) + t)
-            exact = self._functions(layer, pair, r)[1]
+            exact = self._functions(layer, basis_at(self.model.radial, pair, r))[1]
             left, right = slice(None, -1), slice(1, None)
             interpolated = (6 * t * t - 6 * t) / h * (values[left] - values[right])
             interpolated += (3 * t * t - 4 * t + 1) * slopes[left] + (3 * t * t - 2 * t) * slopes[right]
@@ -165,6 +159,48 @@ class RadialTables:
             if error <= DERIVATIVE_TOLERANCE[self.dtype]:
                 return knots
         return KNOTS[-1]
+
+
+class Basis(NamedTuple):
+    """Basis functions and their derivatives (n, N) at n distances; the envelope and its derivative, if it is apart."""
+
+    values: Tensor
+    slopes: Tensor
+    envelope: tuple[Tensor, Tensor] | None  # (n, 1)
+
+
+def basis_at(radial: RadialEmbedding, pair: tuple[int, int], r: Tensor) -> Basis:
+    """At distances (n,) between two elements, in float64; nothing in it is trained."""
+    species = torch.tensor(pair, device=r.device).unsqueeze(1).expand(2, len(r))
+    with torch.enable_grad():
+        r = r.detach().requires_grad_(True)
+        found = [t for t in radial(r, species) if t is not None]
+        pairs = [(t.detach(), _derivative(t, r)) for t in found]
+    return Basis(*pairs[0], pairs[1] if len(pairs) > 1 else None)
+
+
+def basis_at_knots(radial: RadialEmbedding, pair: tuple[int, int], last: float, knots: int, device: Any) -> Basis:
+    """At `knots` equal distances from 0 to `last`."""
+    r = torch.linspace(0, last, knots, dtype=torch.float64, device=device)
+    r[0] = NEAR_ZERO
+    basis = basis_at(radial, pair, r)
+    for values, slopes in [(basis.values, basis.slopes), *([basis.envelope] if basis.envelope else [])]:
+        values[0] -= NEAR_ZERO * slopes[0]
+    return basis
+
+
+def kept_basis_at_knots(radial: RadialEmbedding, *arguments: Any) -> Basis:
+    """The same, kept from one step of a training to the next."""
+    kept, buffers = _kept.setdefault(radial, {}), list(radial.buffers())
+    key = (*arguments, *((id(buffer), buffer._version) for buffer in buffers))
+    if key not in kept:
+        if len(kept) >= MOST_KEPT:
+            kept.clear()
+        kept[key] = basis_at_knots(radial, *arguments), buffers  # as long as these live, no other has their ids
+    return kept[key][0]
+
+
+_kept: WeakKeyDictionary[RadialEmbedding, dict[tuple[Any, ...], tuple[Basis, list[Tensor]]]] = WeakKeyDictionary()
 
 
 def _derivative(functions: Tensor, r: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -113,8 +113,7 @@ def pack_table(values: Tensor, slopes: Tensor, dtype: torch.dtype) -> Tensor:
         the difference to the value at the next knot, which keeps its digits when values and slopes are rounded: the
         derivative of the interpolant is made of differences.
     """
-    arranged = (arrange_channels(tensor, dtype) for tensor in (values, slopes))
-    return join_table(*arranged).to(dtype)
+    return join_table(arrange_channels(values, dtype), arrange_channels(slopes, dtype), dtype)
 
 
 def arrange_channels(functions: Tensor, dtype: torch.dtype) -> Tensor:
@@ -124,10 +123,32 @@ def arrange_channels(functions: Tensor, dtype: torch.dtype) -> Tensor:
     return functions.unflatten(-1, (channels // lanes, lanes)).movedim(-3, -2)
 
 
-def join_table(values: Tensor, slopes: Tensor) -> Tensor:
-    """The table of arranged values and slopes (knots, C / B, paths, B)."""
-    differences = torch.cat([values.diff(dim=0), torch.zeros_like(values[:1])])
-    return torch.stack([values, slopes, differences], dim=3)
+def join_table(values: Tensor, slopes: Tensor, dtype: torch.dtype, spacing: float = 1.0) -> Tensor:
+    """The table of arranged values and slopes (knots, C / B, paths, B), the latter times `spacing`."""
+    table: Tensor = _Joined.apply(values, slopes, dtype, spacing)
+    return table
+
+
+class _Joined(torch.autograd.Function):
+    """In training a table is as large as all messages: each of its numbers is written once, and read once."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, slopes: Tensor, dtype: torch.dtype, spacing: float) -> Tensor:
+        ctx.spacing, ctx.dtypes = spacing, (values.dtype, slopes.dtype)
+        table = values.new_empty((*values.shape[:3], 3, values.shape[3]), dtype=dtype)
+        table[:, :, :, 0] = values
+        torch.mul(slopes, spacing, out=table[:, :, :, 1])
+        torch.sub(values[1:], values[:-1], out=table[:-1, :, :, 2])
+        table[-1:, :, :, 2] = 0
+        return table
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        by_value, by_slope = ctx.dtypes
+        grad_values = grad[:, :, :, 0].to(by_value, copy=True)
+        grad_values[:-1] -= grad[:-1, :, :, 2]
+        grad_values[1:] += grad[:-1, :, :, 2]
+        return grad_values, grad[:, :, :, 1].to(by_slope) * ctx.spacing, None, None
 
 
 def message_interpolated(

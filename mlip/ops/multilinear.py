@@ -108,7 +108,7 @@ class _Multilinear:
             if any(needed):
                 found[outputs:] = self._gradients(grads, replaced, constants, needed)
             for j, (term, total) in enumerate(zip(found, sums, strict=True)):
-                sums[j] = total if term is None else term if total is None else total + term
+                sums[j] = total if term is None else term if total is None else _added(total, term)
         return (*sums, *[None] * (len(constants) + len(self.optional)))
 
     def _call(self, arguments: Sequence[Any]) -> tuple[Tensor, ...]:
@@ -125,6 +125,11 @@ class _Multilinear:
     def _refuse(self, needs: Sequence[bool]) -> None:
         if any(needs):
             raise NotImplementedError(f"{self.name}: no derivative with respect to a table: detach it")
+
+
+def _added(total: Tensor, term: Tensor) -> Tensor:
+    """Their sum, in the place of `total` where autograd does not watch: an operator's output is nobody else's."""
+    return total + term if torch.is_grad_enabled() else total.add_(term)
 
 
 def _save(ctx: Any, tensors: Sequence[Any], constants: Sequence[Any]) -> None:
