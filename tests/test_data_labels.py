@@ -79,6 +79,7 @@ def test_stress_of_few_digits_is_made_symmetric(structures):
         ("REF_energy", np.array([1.0, 2.0]), r"structure 1.*energy has shape \(2,\)"),
         ("REF_energy", "low", "structure 1.*not numeric"),
         ("REF_forces", np.full((4, 3), np.nan), "structure 1.*forces is not finite"),
+        ("REF_forces", np.full((4, 3), 1e30), "structure 1.*forces has 1e.30, which no calculation gives"),
         ("REF_forces", np.zeros((4, 2)), r"structure 1.*forces have shape \(4, 2\)"),
         ("REF_stress", np.zeros(5), r"structure 1.*stress has shape \(5,\)"),
         ("REF_stress", np.triu(np.ones((3, 3))), "structure 1.*not symmetric"),

@@ -209,6 +209,19 @@ def test_zeros_are_pointed_out():
     assert line.startswith("warning: the forces of 1 structures of train are exactly zero (structures 1).")
 
 
+def test_outlying_forces_are_pointed_out():
+    structures = argon(4)
+    for atoms in structures:
+        atoms.arrays["REF_forces"][:] = 0.5
+    structures[2].arrays["REF_forces"][1, 1] = -49.0
+    assert remarks("train", label_structures(structures, LabelKeys()).structures) == []
+    structures[2].arrays["REF_forces"][1, 1] = -900.0
+    (line,) = remarks("valid", label_structures(structures, LabelKeys()).structures)
+    assert line.startswith("warning: forces up to 900 eV/Å on 1 structures of valid (structures 2), over 50 times")
+    structures[2].info["config_forces_weight"] = 0.0
+    assert remarks("train", label_structures(structures, LabelKeys()).structures) == []
+
+
 def test_forces_that_are_zero_by_symmetry():
     salt = bulk("NaCl", "rocksalt", a=5.6, cubic=True)
     rutile = crystal(["Ti", "O"], [(0, 0, 0), (0.305, 0.305, 0)], spacegroup=136, cellpar=[4.6, 4.6, 2.95, 90, 90, 90])

@@ -13,6 +13,7 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.lj import LennardJones
 from ase.constraints import FixAtoms
 from ase.io import read
+from ase.stress import voigt_6_to_full_3x3_stress
 from lj_data import E0, argon, isolated, label, write_xyz
 
 from mlip.calculators import MLIPCalculator
@@ -166,6 +167,21 @@ def test_command(tmp_path, potential, capsys):
     assert "Errors on d.xyz" in capsys.readouterr().out
     assert main([*words, "--energy_key", "nothing"]) == 1
     assert "'nothing'" in capsys.readouterr().err
+
+
+def test_virials_by_their_key(tmp_path, potential, capsys):
+    potential.save(model := tmp_path / "m.safetensors")
+    structures = argon(2)
+    words = ["evaluate", str(write_xyz(tmp_path / "stress.xyz", structures)), "--model", str(model), "--json"]
+    assert main(words) == 0
+    by_stress = json.loads(capsys.readouterr().out)["stress_rmse_GPa"]
+    for atoms in structures:
+        stress = voigt_6_to_full_3x3_stress(atoms.info.pop("REF_stress"))
+        atoms.info["virial"] = -atoms.get_volume() * stress
+    words[1] = str(write_xyz(tmp_path / "virials.xyz", structures))
+    assert main(words) == 0 and "stress_rmse_GPa" not in json.loads(capsys.readouterr().out)
+    assert main([*words, "--virials_key", "virial"]) == 0
+    assert json.loads(capsys.readouterr().out)["stress_rmse_GPa"] == pytest.approx(by_stress, rel=1e-6)
 
 
 def test_table_shows_what_there_is_and_names_as_text(tmp_path, potential, capsys):

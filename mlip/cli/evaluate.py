@@ -31,6 +31,7 @@ def command(
     energy_key: str | None = None,
     forces_key: str | None = None,
     stress_key: str | None = None,
+    virials_key: str | None = None,
     batch_size: int | None = None,
     output: Path | None = None,
     plot: Path | None = None,
@@ -48,6 +49,8 @@ def command(
         energy_key: name of the energies (eV); default REF_energy, else energy
         forces_key: name of the forces (eV/Å); default REF_forces, else forces
         stress_key: name of the stresses (eV/Å³, positive under tension); default REF_stress, else stress
+        virials_key: name of the virials (eV, -volume times the stress); default REF_virials, else virials; they become
+            stresses
         batch_size: most structures evaluated at once; default: what memory allows
         output: write the structures with labels (REF_*) and predictions (MLIP_*) here, extended xyz
         plot: draw parity plots into this file
@@ -65,7 +68,7 @@ def command(
         check_output(output)
     if plot:
         check_plot(plot)
-    labelled = read_labelled(data, LabelKeys(energy_key, forces_key, stress_key))
+    labelled = read_labelled(data, LabelKeys(energy_key, forces_key, stress_key, virials_key))
     calculator = make_calculator(model, _all_elements(labelled), device=device, dtype=dtype, head=head)
     with progress("evaluate") as update:
         result = evaluate(calculator, labelled, batch_size=batch_size, progress=update)

@@ -22,6 +22,8 @@ from mlip.errors import DataError
 PROPERTIES = ("energy", "forces", "stress")
 #: What files may hold.
 KEYS = (*PROPERTIES, "virials")
+#: In eV and Å; the total energy of a million uranium atoms with all their electrons is below it.
+LARGEST_LABEL = 1e12
 
 
 @dataclass(frozen=True)
@@ -227,4 +229,9 @@ def _as_array(value: Any, what: str) -> NDArray[np.float64]:
         raise DataError(f"{what} {value!r} is not numeric") from error
     if not np.isfinite(array).all():
         raise DataError(f"{what} is not finite ({np.isnan(array).sum()} NaN); remove the label or the structure")
+    if array.size and np.abs(array).max() > LARGEST_LABEL:
+        raise DataError(
+            f"{what} has {np.abs(array).max():.3g}, which no calculation gives in eV and Å; remove the label or the "
+            "structure, or convert the units"
+        )
     return array

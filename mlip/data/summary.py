@@ -11,6 +11,9 @@ from mlip.data.labels import KEYS, PROPERTIES, LabelKeys, LabelledData, Labelled
 from mlip.data.symmetry import forces_vanish
 from mlip.data.weights import DEFAULT_GROUP
 
+#: A force so many times the usual, and that many eV/Å at least, is remarked on.
+OUTLYING = 50
+
 
 class Count(NamedTuple):
     """Structures of one `config_type`, or of a whole set (group "")."""
@@ -58,20 +61,41 @@ def exactly_zero(structures: Iterable[LabelledStructure], name: str) -> tuple[li
 
 
 def remarks(name: str, structures: Sequence[LabelledStructure]) -> list[str]:
-    """What to be warned of in the set `name`: labels that are exactly zero, forces that are so by symmetry aside."""
+    """What to be warned of in the set `name`: labels that are exactly zero, but not by symmetry; outlying forces."""
     lines = []
     for label in PROPERTIES:
         zeros, _ = exactly_zero(structures, label)
         if label == "forces":
             zeros = [s for s in zeros if not forces_vanish(s.atoms)]
         if zeros:
-            places = ", ".join(str(s.index) for s in zeros[:5]) + (", ..." if len(zeros) > 5 else "")
             are = "are" if label == "forces" else "is"
             lines.append(
-                f"warning: the {label} of {len(zeros)} structures of {name} {are} exactly zero (structures {places}). "
-                "If nothing was computed there, remove the label: a missing one has weight zero, a zero is learned"
+                f"warning: the {label} of {len(zeros)} structures of {name} {are} exactly zero "
+                f"(structures {_places(zeros)}). If nothing was computed there, remove the label: "
+                "a missing one has weight zero, a zero is learned"
             )
+    wild, largest = outliers(structures)
+    if wild:
+        lines.append(
+            f"warning: forces up to {largest:.3g} eV/Å on {len(wild)} structures of {name} "
+            f"(structures {_places(wild)}), over {OUTLYING} times the usual. A few such numbers rule the "
+            "loss: remove what did not converge"
+        )
     return lines
+
+
+def outliers(structures: Sequence[LabelledStructure]) -> tuple[list[LabelledStructure], float]:
+    """Structures with a force over `OUTLYING` times the median of the structures' largest ones; the largest force."""
+    forced = [s for s in structures if s.label_weight("forces") > 0 and np.any(s.forces)]
+    largest = np.array([np.abs(s.forces).max() for s in forced])
+    if not len(largest):
+        return [], 0.0
+    far = largest > max(OUTLYING * float(np.median(largest)), OUTLYING)
+    return [s for s, is_far in zip(forced, far, strict=True) if is_far], float(largest.max())
+
+
+def _places(structures: Sequence[LabelledStructure]) -> str:
+    return ", ".join(str(s.index) for s in structures[:5]) + (", ..." if len(structures) > 5 else "")
 
 
 def file_remarks(option: str, data: LabelledData, training: LabelKeys) -> list[str]:
