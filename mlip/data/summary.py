@@ -86,12 +86,15 @@ def remarks(name: str, structures: Sequence[LabelledStructure]) -> list[str]:
 
 def outliers(structures: Sequence[LabelledStructure]) -> tuple[list[LabelledStructure], float]:
     """Structures with a force over `OUTLYING` times the median of the structures' largest ones; the largest force."""
-    forced = [s for s in structures if s.label_weight("forces") > 0 and np.any(s.forces)]
-    largest = np.array([np.abs(s.forces).max() for s in forced])
-    if not len(largest):
+    largest = {
+        s.index: float(np.abs(s.forces).max())
+        for s in structures
+        if s.forces is not None and s.label_weight("forces") > 0 and np.any(s.forces)
+    }
+    if not largest:
         return [], 0.0
-    far = largest > max(OUTLYING * float(np.median(largest)), OUTLYING)
-    return [s for s, is_far in zip(forced, far, strict=True) if is_far], float(largest.max())
+    usual = max(float(np.median(list(largest.values()))), 1.0)
+    return [s for s in structures if largest.get(s.index, 0.0) > OUTLYING * usual], max(largest.values())
 
 
 def _places(structures: Sequence[LabelledStructure]) -> str:
