@@ -14,7 +14,7 @@ import torch
 from ase import Atoms
 from ase.build import bulk
 from lj_data import E0, argon, isolated, write_xyz
-from test_training_run import assert_equal, run_state
+from small_runs import assert_equal, run_state
 
 import mlip
 from mlip.training.config import TrainingConfig

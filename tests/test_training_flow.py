@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from lj_data import argon, isolated, write_xyz
+from small_runs import FAST
+from small_runs import fast_config as config
 
 from mlip.cli import main
 from mlip.data import batches
 from mlip.data.batches import validation_loader
 from mlip.errors import InputError
 from mlip.training.checkpointing import load_checkpoint
-from mlip.training.config import TrainingConfig
 from mlip.training.data import load_data
 from mlip.training.dry_run import rehearse
 from mlip.training.module import TrainingModule
@@ -23,19 +24,12 @@ from mlip.training.setup import build_potential, device_of
 from mlip.training.train import train
 from mlip.units import voigt_6_to_full_3x3
 
-TINY = {"num_channels": 2, "max_L": 0, "max_ell": 1, "correlation": 2, "radial_MLP": "[4]", "r_max": 4.5}
-FAST = {**TINY, "num_interactions": 1, "batch_size": 4, "plot": False, "device": "cpu"}
 FIXTURES = Path(__file__).parent / "fixtures"
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     return write_xyz(tmp_path / "train.xyz", [*argon(12), isolated()])
-
-
-def config(data: Path, **options: object) -> TrainingConfig:
-    defaults = {"train_file": str(data), "work_dir": str(data.parent / "run"), "overwrite": True, **FAST}
-    return TrainingConfig(**(defaults | options))
 
 
 def test_keys_of_labels(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from lj_data import argon, isolated, write_xyz
 from rich.console import Console
-from test_training_run import TINY, arguments, config, start, wait_for_epochs
+from small_runs import TINY, arguments, config, start, wait_for_epochs
 
 from mlip.errors import InputError, MissingDependencyError, MLIPError
 from mlip.training import display

@@ -13,7 +13,7 @@ import pytest
 from ase.io import read
 from lj_data import argon, isolated, write_xyz
 from rich.console import Console
-from test_training_run import TINY, arguments, config
+from small_runs import TINY, arguments, config
 
 import mlip
 from mlip.cli import main

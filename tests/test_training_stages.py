@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from lj_data import argon, isolated, write_xyz
-from test_training_run import assert_equal, run_state
+from small_runs import assert_equal, run_state
+from small_runs import fast_config as config
 from torch import nn
 
 import mlip
@@ -17,18 +18,10 @@ from mlip.training.schedule_free import ScheduleFreeAdamW
 from mlip.training.stage_two import StageTwo
 from mlip.training.train import train
 
-FAST = {"num_channels": 2, "max_L": 0, "max_ell": 1, "correlation": 2, "radial_MLP": "[4]", "r_max": 4.5}
-FAST |= {"num_interactions": 1, "batch_size": 4, "plot": False, "device": "cpu"}
-
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     return write_xyz(tmp_path / "train.xyz", [*argon(12), isolated()])
-
-
-def config(data: Path, **options: object) -> TrainingConfig:
-    defaults = {"train_file": str(data), "work_dir": str(data.parent / "run"), "overwrite": True, **FAST}
-    return TrainingConfig(**(defaults | options))
 
 
 def weights_at(folder: Path, epoch: int) -> dict[str, torch.Tensor]:
