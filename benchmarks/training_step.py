@@ -31,10 +31,12 @@ class Trained:
 
     #: Radial functions in use.
     radial = "exact"
+    #: Adam in one pass over the weights, as `mlip train` takes it; None: torch's default, as mace-torch does.
+    fused: bool | None = None
 
     def __init__(self, parameters: dict[str, Tensor]) -> None:
         self.parameters = {name: p.requires_grad_(True) for name, p in parameters.items()}
-        self.optimizer = torch.optim.Adam(self.parameters.values(), lr=LEARNING_RATE, amsgrad=True)
+        self.optimizer = torch.optim.Adam(self.parameters.values(), lr=LEARNING_RATE, amsgrad=True, fused=self.fused)
 
     def take(self, structures: list[Structure]) -> int:
         """Make the batch; number of pairs."""
@@ -71,6 +73,8 @@ class Trained:
 
 class OursTrained(Trained):
     """A potential of mlip's."""
+
+    fused = True
 
     def __init__(self, model: str, dtype: str, radial: str = "exact") -> None:
         import mlip

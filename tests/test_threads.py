@@ -14,6 +14,8 @@ from mlip import ops
 from mlip.convert import atoms_to_graph
 from mlip.models import MACE
 from mlip.potential import Potential
+from mlip.training.config import TrainingConfig
+from mlip.training.optimizer import make_optimizer
 
 pytestmark = pytest.mark.skipif(not mlip.compiled, reason="the compiled operators are not installed")
 
@@ -67,3 +69,27 @@ def test_subnormal_numbers_are_zero_in_operators_alone(dtype: torch.dtype) -> No
     assert (ops.matmul(x, torch.full((64, 64), tiny / 2, dtype=dtype)) == 0).all()
     assert (ops.matmul(x, torch.full((64, 64), tiny, dtype=dtype)) > 0).all()
     assert (torch.full((100_000,), tiny, dtype=dtype) / 2 > 0).all()  # on all threads
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_optimizer_has_the_same_bits(dtype: torch.dtype) -> None:
+    """Of weights in parts that fill no vector, among them numbers of all sizes."""
+
+    def weights_after_steps(threads: int) -> list[Tensor]:
+        torch.set_num_threads(threads)
+        torch.manual_seed(0)
+        generator = torch.Generator().manual_seed(0)
+        potential = Potential(
+            MACE(elements=(14,), cutoff=4.5, hidden_irreps="1x0e", l_max=1, correlation=1), E0s={14: 0.0}
+        )
+        potential.model.register_parameter("extra", torch.nn.Parameter(torch.ones(77_777, dtype=dtype)))
+        optimizer = make_optimizer(potential, TrainingConfig(train_file="none"))
+        for _ in range(3):
+            for parameter in potential.parameters():
+                size = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+                parameter.grad = (size * 10.0 ** (12 * torch.rand(size.shape, generator=generator) - 10)).to(parameter)
+            optimizer.step()
+        return list(potential.parameters())
+
+    one, three = weights_after_steps(1), weights_after_steps(3)
+    assert all(map(torch.equal, one, three)) and not torch.equal(one[0], torch.ones_like(one[0]))
