@@ -69,7 +69,7 @@ class Timer(TorchDispatchMode):
 
 
 def operations(operator: str, backward: bool, args: Sequence[Any]) -> float:
-    """Of a call of `mlip::operator` or of its backward operator, as the formulas need them; 0 of what only moves data."""
+    """Those of a call of `mlip::operator`, or of its backward operator; 0 of what moves data more than it computes."""
     if backward:  # the first argument is the gradient
         args = args[1:]
     if operator in ("message_interpolated", "message_exact"):
