@@ -5,7 +5,7 @@ INSTALLED := .venv/installed
 # One thread per test process; two processes side by side are faster than two threads in one.
 TEST_ENV := OMP_NUM_THREADS=1
 # CUDA code takes half a minute to a minute: left out where no device can run it, unless MLIP_CUDA=1 (as in .ci/run).
-export MLIP_CUDA ?= $(if $(wildcard /dev/nvidia0 /dev/dxg),1,0)
+export MLIP_CUDA ?= $(if $(wildcard /dev/nvidia[0-9]* /dev/dxg),1,0)
 
 .PHONY: demo test lint types unit examples benchmarks clean
 
@@ -32,7 +32,7 @@ benchmarks: $(INSTALLED)
 	$(BIN)/pip install -q vesin
 	$(BIN)/python -m benchmarks.run $(if $(PEER),--peer_python $(PEER))
 
-$(INSTALLED): pyproject.toml constraints.txt CMakeLists.txt $(wildcard mlip/csrc/*)
+$(INSTALLED): pyproject.toml constraints.txt CMakeLists.txt $(wildcard mlip/csrc/* mlip/csrc/kernels/*)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --no-compile --upgrade pip
 	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[test]'

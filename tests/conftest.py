@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+pytest.register_assert_rewrite("small_runs")
+
 
 @pytest.fixture(scope="session")
 def mlip_data() -> Path:

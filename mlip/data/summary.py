@@ -85,7 +85,7 @@ def remarks(name: str, structures: Sequence[LabelledStructure]) -> list[str]:
 
 
 def outliers(structures: Sequence[LabelledStructure]) -> tuple[list[LabelledStructure], float]:
-    """Structures with a force over `OUTLYING` times the median of the structures' largest ones; the largest force."""
+    """Structures with a force over `OUTLYING` times the lower median of their largest ones; the largest force."""
     largest = {
         s.index: float(np.abs(s.forces).max())
         for s in structures
@@ -93,7 +93,7 @@ def outliers(structures: Sequence[LabelledStructure]) -> tuple[list[LabelledStru
     }
     if not largest:
         return [], 0.0
-    usual = max(float(np.median(list(largest.values()))), 1.0)
+    usual = max(sorted(largest.values())[(len(largest) - 1) // 2], 1.0)
     return [s for s in structures if largest.get(s.index, 0.0) > OUTLYING * usual], max(largest.values())
 
 

@@ -10,8 +10,7 @@ evaluated at the knots instead of the pairs, of which there are many more in a l
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,8 +39,6 @@ LARGEST_KEPT = 2**29
 TRAINING_KNOTS = 1025
 #: Pairs for each knot from which on tables cost less than exact functions in training.
 WORTHWHILE = 2
-#: Pairs of elements whose basis functions at the knots are kept, 130 kB each.
-MOST_KEPT = 256
 #: Stands for distance zero, where sin(x)/x and powers can't be evaluated.
 NEAR_ZERO = 1e-6
 
@@ -94,7 +91,8 @@ class RadialTables:
             bytes_each = 3 * self.knots * len(elements) ** 2 * columns * self.dtype.itemsize
             if bytes_each > LARGEST_TABLE:
                 return None
-            tables = [self._table(layer, elements) for layer in self.layers]
+            bases = [self._basis_at_knots((i, j), self.knots) for i in elements for j in elements]
+            tables = [self._table(layer, bases) for layer in self.layers]
             if not self.trained:
                 self._keep(elements, tables)
         return tables
@@ -107,10 +105,9 @@ class RadialTables:
             made.pop(next(iter(made)))
         self._made = made
 
-    def _table(self, layer: Layer, elements: tuple[int, ...]) -> Tensor:
+    def _table(self, layer: Layer, bases: list[Basis]) -> Tensor:
         """All pairs of elements one after the other, each `knots` rows."""
-        pairs = [(i, j) for i in elements for j in elements]
-        parts = [self._at_knots(layer, pair, self.knots) for pair in pairs]
+        parts = [self._functions(layer, basis) for basis in bases]
         values, slopes = parts[0] if len(parts) == 1 else (torch.cat(t) for t in zip(*parts, strict=True))
         return ops.of_parameters(ops.join_table(values, slopes, self.dtype, self.spacing))
 
@@ -122,11 +119,13 @@ class RadialTables:
         matrix = ops.pad_channels(matrix * path_signs(message).to(matrix.device).unsqueeze(1), self.dtype, 2)
         return ops.arrange_channels(matrix, self.dtype)
 
-    def _at_knots(self, layer: Layer, pair: tuple[int, int], knots: int) -> tuple[Tensor, Tensor]:
-        find = kept_basis_at_knots if self.trained else basis_at_knots
-        return self._functions(
-            layer, find(self.model.radial, pair, self.model.cutoff, knots, self.model.embedding.device)
-        )
+    def _basis_at_knots(self, pair: tuple[int, int], knots: int) -> Basis:
+        r = torch.linspace(0, self.model.cutoff, knots, dtype=torch.float64, device=self.model.embedding.device)
+        r[0] = NEAR_ZERO
+        basis = basis_at(self.model.radial, pair, r)
+        for values, slopes in [(basis.values, basis.slopes), *([basis.envelope] if basis.envelope else [])]:
+            values[0] -= NEAR_ZERO * slopes[0]
+        return basis
 
     def _functions(self, layer: Layer, basis: Basis) -> tuple[Tensor, Tensor]:
         """Radial functions (n, C / B, paths, B) and their derivatives at n distances, in float64."""
@@ -146,7 +145,7 @@ class RadialTables:
     def _enough_for(self, layer: Layer, pair: tuple[int, int]) -> int:
         for knots in KNOTS:
             h = self.model.cutoff / (knots - 1)
-            values, slopes = self._at_knots(layer, pair, knots)
+            values, slopes = self._functions(layer, self._basis_at_knots(pair, knots))
             # Errors of a Hermite polynomial's derivative are largest near a fifth of the interval.
             t = 0.2113248654
             r = h * (torch.arange(knots - 1, dtype=torch.float64, device=values.device) + t)
@@ -179,31 +178,8 @@ def basis_at(radial: RadialEmbedding, pair: tuple[int, int], r: Tensor) -> Basis
     return Basis(*pairs[0], pairs[1] if len(pairs) > 1 else None)
 
 
-def basis_at_knots(radial: RadialEmbedding, pair: tuple[int, int], last: float, knots: int, device: Any) -> Basis:
-    """At `knots` equal distances from 0 to `last`."""
-    r = torch.linspace(0, last, knots, dtype=torch.float64, device=device)
-    r[0] = NEAR_ZERO
-    basis = basis_at(radial, pair, r)
-    for values, slopes in [(basis.values, basis.slopes), *([basis.envelope] if basis.envelope else [])]:
-        values[0] -= NEAR_ZERO * slopes[0]
-    return basis
-
-
-def kept_basis_at_knots(radial: RadialEmbedding, *arguments: Any) -> Basis:
-    """The same, kept from one step of a training to the next."""
-    kept, buffers = _kept.setdefault(radial, {}), list(radial.buffers())
-    key = (*arguments, *((id(buffer), buffer._version) for buffer in buffers))
-    if key not in kept:
-        if len(kept) >= MOST_KEPT:
-            kept.clear()
-        kept[key] = basis_at_knots(radial, *arguments), buffers  # as long as these live, no other has their ids
-    return kept[key][0]
-
-
-_kept: WeakKeyDictionary[RadialEmbedding, dict[tuple[Any, ...], tuple[Basis, list[Tensor]]]] = WeakKeyDictionary()
-
-
 def _derivative(functions: Tensor, r: Tensor) -> Tensor:
-    """Derivatives (n, N) of functions (n, N) of r (n,)."""
-    columns = [torch.autograd.grad(column.sum(), r, retain_graph=True)[0] for column in functions.unbind(1)]
-    return torch.stack(columns, dim=1)
+    """Derivatives (n, N) of functions (n, N) of r (n,): those of a sum with weights, by the weights."""
+    weights = torch.zeros_like(functions, requires_grad=True)
+    (slope,) = torch.autograd.grad(functions, r, weights, create_graph=True)
+    return torch.autograd.grad(slope, weights, torch.ones_like(r))[0]

@@ -133,14 +133,18 @@ class _Joined(torch.autograd.Function):
     """In training a table is as large as all messages: each of its numbers is written once, and read once."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, slopes: Tensor, dtype: torch.dtype, spacing: float) -> Tensor:
-        ctx.spacing, ctx.dtypes = spacing, (values.dtype, slopes.dtype)
+    def forward(values: Tensor, slopes: Tensor, dtype: torch.dtype, spacing: float) -> Tensor:
         table = values.new_empty((*values.shape[:3], 3, values.shape[3]), dtype=dtype)
         table[:, :, :, 0] = values
         torch.mul(slopes, spacing, out=table[:, :, :, 1])
         torch.sub(values[1:], values[:-1], out=table[:-1, :, :, 2])
         table[-1:, :, :, 2] = 0
         return table
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        values, slopes, _, ctx.spacing = inputs
+        ctx.dtypes = values.dtype, slopes.dtype
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

@@ -24,5 +24,6 @@ def make_optimizer(potential: Potential, config: TrainingConfig) -> torch.optim.
     if config.optimizer == "schedulefree":
         return ScheduleFreeAdamW(groups, lr=config.lr, betas=(config.beta1_schedulefree, config.beta2_schedulefree))
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    # Fused: one pass over the weights, ten times faster than torch's default, with the same bits on all threads.
+    # Fused: one pass over the weights, ten times faster than torch's default, with the same bits on all threads. A
+    # checkpoint of before brings its own setting, and goes on to the bit.
     return kind(groups, lr=config.lr, betas=(config.beta, 0.999), amsgrad=bool(config.amsgrad), fused=True)
