@@ -52,6 +52,7 @@ for delay in [*delays, None]:
     [
         {"swa": True, "start_swa": 5, "scheduler": "plateau", "scheduler_patience": 0},
         {"optimizer": "schedulefree", "warmup_steps": 7, "loss": "universal"},
+        {"optimizer": "soap", "precondition_frequency": 3},
     ],
 )
 def test_killed_at_random_instants_and_continued(tmp_path: Path, options: dict[str, object]) -> None:
@@ -94,7 +95,7 @@ def test_threads_do_not_change_a_bit_of_a_batch_of_many_atoms(tmp_path: Path, lo
     assert_same_for_threads(tmp_path, data, options)
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "schedulefree"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "schedulefree", "soap"])
 @pytest.mark.skipif(not mlip.compiled, reason="the compiled operators are not installed")
 def test_threads_do_not_change_a_bit_of_many_weights(tmp_path: Path, optimizer: str) -> None:
     """More numbers in a tensor of weights, and its gradient, than torch adds up on one thread; clipped gradients."""

@@ -100,6 +100,7 @@ def test_when_the_second_stage_begins() -> None:
         {"swa": True, "start_swa": 2},
         {"optimizer": "schedulefree", "swa": True, "start_swa": 2, "warmup_steps": 2},
         {"optimizer": "adamw", "scheduler": "exponential", "loss": "universal"},
+        {"optimizer": "soap", "swa": True, "start_swa": 2, "precondition_frequency": 3},
     ],
 )
 @pytest.mark.parametrize("stop", [1, 3])

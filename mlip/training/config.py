@@ -112,12 +112,17 @@ class TrainingConfig:
         patience: validations without improvement after which training ends
         eval_interval: epochs between validations
         lr: learning rate
-        optimizer: adam, adamw (weight decay apart from the gradient) or schedulefree (averages instead of a schedule)
+        optimizer: adam, adamw (weight decay apart from the gradient), schedulefree (averages instead of a schedule) or
+            soap (Adam in the eigenbasis of the gradients' correlations, far fewer epochs; try --lr 0.02)
         weight_decay: decay of the linear maps inside the layers, an L2 penalty with adam
-        amsgrad: use the AMSGrad variant of adam or adamw (--no_amsgrad: do not); default yes, with schedulefree no
+        amsgrad: use the AMSGrad variant of adam or adamw (--no_amsgrad: do not); default yes, with schedulefree
+            and soap no
         beta: decay of the mean gradient in adam and adamw
         beta1_schedulefree: how near the gradients are taken to the average, in schedulefree
         beta2_schedulefree: decay of the mean squared gradient in schedulefree
+        beta1_soap: decay of the mean gradient in soap
+        beta2_soap: decay of the mean squared gradient, and of the correlations, in soap
+        precondition_frequency: steps between improvements of the eigenbases in soap
         ema: average the weights exponentially; validation and the result use the average (--no_ema: do not); default
             yes, with schedulefree no, which has an average of its own
         ema_decay: decay of that average per step
@@ -206,12 +211,15 @@ class TrainingConfig:
     patience: int = 2048
     eval_interval: int = 1
     lr: float = 0.01
-    optimizer: Literal["adam", "adamw", "schedulefree"] = "adam"
+    optimizer: Literal["adam", "adamw", "schedulefree", "soap"] = "adam"
     weight_decay: float = 5e-7
     amsgrad: bool | None = None
     beta: float = 0.9
     beta1_schedulefree: float = 0.9
     beta2_schedulefree: float = 0.98
+    beta1_soap: float = 0.95
+    beta2_soap: float = 0.99
+    precondition_frequency: int = 10
     ema: bool | None = None
     ema_decay: float = 0.99
     scheduler: (
@@ -251,7 +259,8 @@ class TrainingConfig:
         if self.batch_size is None and self.batch_atoms is None and self.batch_edges is None:
             object.__setattr__(self, "batch_size", 10)
         free = self.optimizer == "schedulefree"
-        for name, value in (("amsgrad", not free), ("ema", not free), ("scheduler", "constant" if free else "plateau")):
+        amsgrad = self.optimizer in ("adam", "adamw")
+        for name, value in (("amsgrad", amsgrad), ("ema", not free), ("scheduler", "constant" if free else "plateau")):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         for name, renamed in MACE_VALUES.items():

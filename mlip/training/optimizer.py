@@ -7,6 +7,7 @@ import torch
 from mlip.potential import Potential
 from mlip.training.config import TrainingConfig
 from mlip.training.schedule_free import ScheduleFreeAdamW
+from mlip.training.soap import SOAP
 
 #: Parts of the networks whose weights decay, those of MACE: mixing after the message, skip connection, product basis.
 DECAYED = frozenset({"mix", "skip", "contraction", "product"})
@@ -23,6 +24,9 @@ def make_optimizer(potential: Potential, config: TrainingConfig) -> torch.optim.
     groups = [group for group in groups if group["params"]]
     if config.optimizer == "schedulefree":
         return ScheduleFreeAdamW(groups, lr=config.lr, betas=(config.beta1_schedulefree, config.beta2_schedulefree))
+    if config.optimizer == "soap":
+        betas = (config.beta1_soap, config.beta2_soap)
+        return SOAP(groups, lr=config.lr, betas=betas, frequency=config.precondition_frequency)
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
     # Fused: one pass over the weights, ten times faster than torch's default, with the same bits on all threads. A
     # checkpoint of before brings its own setting, and goes on to the bit.

@@ -46,9 +46,12 @@ NEEDS: dict[str, tuple[str, Condition]] = {
     "start_swa": ("--swa", lambda c: c.swa),
     "swa_lr": ("--swa", lambda c: c.swa),
     "ema_decay": ("--ema", lambda c: bool(c.ema)),
-    "beta": ("--optimizer adam or adamw", lambda c: c.optimizer != "schedulefree"),
+    "beta": ("--optimizer adam or adamw", lambda c: c.optimizer in ("adam", "adamw")),
     "beta1_schedulefree": ("--optimizer schedulefree", lambda c: c.optimizer == "schedulefree"),
     "beta2_schedulefree": ("--optimizer schedulefree", lambda c: c.optimizer == "schedulefree"),
+    "beta1_soap": ("--optimizer soap", lambda c: c.optimizer == "soap"),
+    "beta2_soap": ("--optimizer soap", lambda c: c.optimizer == "soap"),
+    "precondition_frequency": ("--optimizer soap", lambda c: c.optimizer == "soap"),
     "lr_factor": ("--scheduler plateau", lambda c: c.scheduler == "plateau"),
     "scheduler_patience": ("--scheduler plateau", lambda c: c.scheduler == "plateau"),
     "lr_scheduler_gamma": ("--scheduler exponential", lambda c: c.scheduler == "exponential"),
@@ -63,10 +66,10 @@ NEEDS: dict[str, tuple[str, Condition]] = {
 POSITIVE = (
     "r_max num_radial_basis num_cutoff_basis num_channels correlation num_interactions batch_size valid_batch_size "
     "batch_atoms batch_edges max_num_epochs max_time patience eval_interval lr lr_factor lr_scheduler_gamma "
-    "avg_num_neighbors huber_delta swa_lr start_swa"
+    "avg_num_neighbors huber_delta swa_lr start_swa precondition_frequency"
 )
 NOT_NEGATIVE = "weight_decay clip_grad max_L max_ell seed num_workers warmup_steps scheduler_patience"
-BELOW_ONE = "beta beta1_schedulefree beta2_schedulefree"
+BELOW_ONE = "beta beta1_schedulefree beta2_schedulefree beta1_soap beta2_soap"
 
 
 def check_options(config: TrainingConfig) -> None:
@@ -137,6 +140,8 @@ def _check_combinations(config: TrainingConfig) -> None:
             raise InputError(f"--loss {config.loss}: {', '.join(names)} are all zero: nothing to train on")
     if config.optimizer == "schedulefree":
         _check_schedulefree(config)
+    if config.amsgrad and config.optimizer not in ("adam", "adamw"):
+        raise InputError(f"--optimizer {config.optimizer} has no AMSGrad variant; leave out --amsgrad")
     if config.swa and config.loss == "forces_only":
         raise InputError("--swa: --loss forces_only has no energies to shift the weight to; use another loss")
     if config.swa and config.start_swa is not None and config.start_swa >= config.max_num_epochs:
@@ -163,7 +168,5 @@ def _check_schedulefree(config: TrainingConfig) -> None:
         raise InputError(f"--optimizer schedulefree takes no --scheduler {config.scheduler}; leave it out")
     if config.ema:
         raise InputError("--optimizer schedulefree averages the weights itself; leave out --ema")
-    if config.amsgrad:
-        raise InputError("--optimizer schedulefree has no AMSGrad variant; leave out --amsgrad")
     if config.beta1_schedulefree == 0:
         raise InputError("--beta1_schedulefree is 0; expected more: the gradients would never see the average")
