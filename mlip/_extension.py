@@ -24,6 +24,7 @@ OPERATORS = (
     "message_exact_general",
     "message_interpolated",
     "message_interpolated_general",
+    "message_rows",
     "neighbor_list",
     "neighbor_outer",
     "pairs_within",

@@ -20,7 +20,7 @@ from mlip.calculators import MLIPCalculator
 from mlip.convert import atoms_to_graph
 from mlip.energy_scale import Reference
 from mlip.errors import InputError
-from mlip.models import MACE, compiled_radial
+from mlip.models import MACE, compiled_mace, compiled_radial
 from mlip.models.base import AtomOutputs
 from mlip.models.mace_layer import NonLinearInteraction
 from mlip.potential import Potential
@@ -253,9 +253,15 @@ def test_potentials_may_share_a_network() -> None:
     assert not torch.allclose(both["a"](graph).energy, both["default"](graph).energy)
 
 
+@pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("name", MODELS)
-def test_trains_as_plain_torch(name: str) -> None:
-    """Gradients of a loss on energies, forces and stress by all parameters; so second derivatives are right too."""
+def test_trains_as_plain_torch(name: str, shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients of a loss on energies, forces and stress by all parameters; so second derivatives are right too.
+
+    Radial functions are computed once for both directions of a pair, or, beyond a memory limit, edge by edge.
+    """
+    if not shared:
+        monkeypatch.setattr(compiled_mace, "MOST_SHARED_BYTES", 0)
     potential = make(**MODELS[name]).requires_grad_(True)
     graph = atoms_to_graph([structures()["crystal"], structures()["slab"]], potential.cutoff)
     gradients = []

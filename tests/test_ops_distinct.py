@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from ase.build import bulk
+from ase.build import bulk, molecule
 
 import mlip
 from mlip import ops
@@ -90,3 +90,31 @@ def test_refusals() -> None:
         ops.take_rows(x, rows - 1)
     with pytest.raises(NotImplementedError, match="take_rows"):
         ops.take_rows(x.clone().requires_grad_(), rows).sum().backward()
+
+
+@pytest.mark.parametrize("repeat", [(1, 1, 1), (2, 1, 3)])
+def test_edges_without_direction(repeat: tuple[int, int, int]) -> None:
+    """In a primitive cell an atom is its own neighbor many times, in images both near and far."""
+    atoms = bulk("Si") * repeat
+    atoms.rattle(0.1, seed=1)
+    graph = atoms_to_graph([atoms, molecule("C2H6")], 5.0)
+    found = ops.undirected(graph.edge_index, graph.edge_shift, len(graph.numbers))
+    assert found is not None
+    first, place = found
+    ends = zip(*graph.edge_index.tolist(), graph.edge_shift.tolist(), strict=True)
+    edges = [(i, j, *shift) for i, j, shift in ends]
+    pairs: dict[frozenset[tuple[int, ...]], list[int]] = {}
+    for e, (i, j, *shift) in enumerate(edges):
+        pairs.setdefault(frozenset({(i, j, *shift), (j, i, *(-s for s in shift))}), []).append(e)
+    assert all(len(both) == 2 for both in pairs.values()) and len(first) == len(pairs)
+    for both in pairs.values():
+        assert place[both[0]] == place[both[1]] and first[place[both[0]]] == both[0]
+
+
+def test_edges_of_one_direction_and_none() -> None:
+    index, shift = torch.tensor([[0, 1, 1], [1, 0, 1]]), torch.tensor([[0, 0, 1], [0, 0, 1], [0, 0, 1]]).int()
+    first, place = ops.undirected(index, shift, 2)  # the second is not the reverse of the first
+    assert sorted(first.tolist()) == [0, 1, 2] and len(set(place.tolist())) == 3
+    first, place = ops.undirected(index[:, :0], shift[:0], 2)
+    assert len(first) == len(place) == 0
+    assert ops.undirected(index, shift * 2**30, 2**20) is None

@@ -63,6 +63,8 @@ class Case:
         self.values, self.slopes = normal(knots, len(self.paths), channels), normal(knots, len(self.paths), channels)
         self.table = ops.pack_table(self.values, self.slopes, self.values.dtype)
         self.activations, self.matrix = normal(edges, 5), normal(5, len(self.paths) * channels)
+        # As many rows as half the edges and one without any: rows of none, one and several edges.
+        self.shared, self.row = normal(edges // 2 + 1, len(self.paths) * channels), integers(edges // 2 + 1, edges)
 
     @property
     def graph(self) -> tuple[Tensor, Tensor, int, int]:
@@ -75,6 +77,10 @@ class Case:
     @property
     def exact(self) -> tuple:
         return self.x, self.coupling, self.activations, self.matrix, *self.graph
+
+    @property
+    def rows(self) -> tuple:
+        return self.x, self.coupling, self.shared, self.row, *self.graph
 
     def radial(self, weights: Tensor, v: Tensor, s: Tensor) -> Tensor:
         """Radial functions (E, paths, C) interpolated from values and slopes."""
@@ -114,7 +120,7 @@ def test_order_of_paths() -> None:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("degrees", DEGREES)
 def test_equals_sums_of_3j_symbols(degrees: tuple[int, int], size: tuple[int, ...], dtype: torch.dtype) -> None:
-    """Messages and first derivatives, both kinds of radial functions."""
+    """Messages and first derivatives, all kinds of radial functions."""
     case = Case(*degrees, dtype, *size)
     x, y, weights, values, slopes = inputs = leaves(case.x, case.y, case.weights, case.values, case.slopes)
     table = ops.pack_table(values, slopes, dtype)
@@ -125,6 +131,10 @@ def test_equals_sums_of_3j_symbols(degrees: tuple[int, int], size: tuple[int, ..
     found = ops.message_exact(x, y @ case.matrix_y, activations, matrix, *case.graph)
     expected = case.oracle(x, y, (activations @ matrix).unflatten(1, (len(case.paths), -1)))
     compare(case.blocks(found), expected, [x, y, activations, matrix])
+
+    x, y, shared = leaves(case.x, case.y, case.shared)
+    found = ops.message_rows(x, y @ case.matrix_y, shared, case.row, *case.graph)
+    compare(case.blocks(found), case.oracle(x, y, shared[case.row].unflatten(1, (len(case.paths), -1))), [x, y, shared])
 
 
 def compare(found: list[Tensor], expected: list[Tensor], inputs: list[Tensor]) -> None:
@@ -145,6 +155,9 @@ def test_other_degrees_and_channels_run_in_plain_torch(degrees: tuple[int, int])
     expected = case.oracle(case.x, case.y, (case.activations @ case.matrix).unflatten(1, (len(case.paths), -1)))
     for found, reference in zip(case.blocks(ops.message_exact(*case.exact)), expected, strict=True):
         assert_near(found, reference)
+    expected = case.oracle(case.x, case.y, case.shared[case.row].unflatten(1, (len(case.paths), -1)))
+    for found, reference in zip(case.blocks(ops.message_rows(*case.rows)), expected, strict=True):
+        assert_near(found, reference)
 
 
 def functions(case: Case) -> Iterator[tuple]:
@@ -156,6 +169,10 @@ def functions(case: Case) -> Iterator[tuple]:
     yield (
         lambda x, m, a, w: ops.message_exact(x, m, a, w, *case.graph),
         (case.x, case.coupling, case.activations, case.matrix),
+    )
+    yield (
+        lambda x, m, r: ops.message_rows(x, m, r, case.row, *case.graph),
+        (case.x, case.coupling, case.shared),
     )
     yield lambda y, a: ops.neighbor_outer(y, a, case.offsets), (case.y, case.activations)
 
@@ -186,8 +203,8 @@ def test_some_derivatives_only(harmonics: int) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_opcheck(dtype: torch.dtype) -> None:
     case = Case(1, 2, dtype, 5, 20, 16)
-    x, coupling, weights, table, activations, matrix = leaves(
-        case.x, case.coupling, case.weights, case.table, case.activations, case.matrix
+    x, coupling, weights, table, activations, matrix, shared = leaves(
+        case.x, case.coupling, case.weights, case.table, case.activations, case.matrix, case.shared
     )
     interpolated = (x, coupling, weights, table, case.knot, *case.graph)
     exact = (x, coupling, activations, matrix, *case.graph)
@@ -196,6 +213,9 @@ def test_opcheck(dtype: torch.dtype) -> None:
     torch.library.opcheck(torch.ops.mlip.message_interpolated_backward.default, (grad, *interpolated, True, True))
     torch.library.opcheck(torch.ops.mlip.message_exact.default, exact)
     torch.library.opcheck(torch.ops.mlip.message_exact_backward.default, (grad, *exact, False, True))
+    rows = (x, coupling, shared, case.row, *case.graph)
+    torch.library.opcheck(torch.ops.mlip.message_rows.default, rows)
+    torch.library.opcheck(torch.ops.mlip.message_rows_backward.default, (grad, *rows, False))
     outer = (leaves(case.y)[0], activations, case.offsets)
     torch.library.opcheck(torch.ops.mlip.neighbor_outer.default, outer)
     torch.library.opcheck(torch.ops.mlip.neighbor_outer_backward.default, (torch.randn(9, 5, 5, dtype=dtype), *outer))
@@ -252,8 +272,9 @@ def test_threads_change_no_bit(size: tuple[int, int, int], some: bool, dtype: to
         out: list[Tensor] = []
         for function, inputs in functions(case):
             arguments = leaves(*inputs)
-            if some and len(arguments) == 4:
-                arguments[0].requires_grad_(False), arguments[3].requires_grad_(False)
+            if some and len(arguments) > 2:
+                for argument in (arguments[0], *arguments[3:]):
+                    argument.requires_grad_(False)
             messages = function(*arguments)
             out += [messages, *torch.autograd.grad((messages**2).sum(), [a for a in arguments if a.requires_grad])]
         return out
@@ -310,6 +331,30 @@ def test_wrong_arguments_are_refused(argument: int, wrong, message: str) -> None
     arguments[argument] = wrong(arguments[argument])
     with pytest.raises((ValueError, RuntimeError), match=f"message: .*{message}"):
         torch.ops.mlip.message_interpolated(*arguments)
+
+
+@compiled
+@pytest.mark.parametrize(
+    ("argument", "wrong", "message"),
+    [
+        (2, lambda t: t[:, 1:].contiguous(), "radial"),
+        (2, lambda t: t.float(), "radial"),
+        (2, lambda t: t[:0], "row"),
+        (3, lambda t: t - 1, "row"),
+        (3, lambda t: t[1:].contiguous(), "row"),
+        (3, lambda t: t.int(), "row"),
+    ],
+)
+def test_wrong_rows_are_refused(argument: int, wrong, message: str) -> None:
+    case = Case(1, 2, torch.float64, 5, 20, 8)
+    arguments = list(case.rows)
+    arguments[3][0] = 0
+    arguments[argument] = wrong(arguments[argument])
+    with pytest.raises((ValueError, RuntimeError), match=f"message: {message}: expected"):
+        torch.ops.mlip.message_rows(*arguments)
+    arguments = [torch.zeros_like(torch.ops.mlip.message_rows(*case.rows)), *arguments, True]
+    with pytest.raises((ValueError, RuntimeError), match=f"message: {message}: expected"):
+        torch.ops.mlip.message_rows_backward(*arguments)
 
 
 @compiled

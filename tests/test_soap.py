@@ -35,7 +35,7 @@ def after(start: torch.Tensor, given: torch.Tensor, **options: object) -> torch.
 
 
 def published(start: np.ndarray, given: np.ndarray) -> np.ndarray:
-    """One matrix by algorithm 3 of arXiv:2409.11321, the bases set up by the first gradient, sorted as its authors do."""
+    """One matrix by algorithm 3 of arXiv:2409.11321, the bases from the first gradient, sorted as by its authors."""
     w, (b1, b2), lr = start.copy(), OPTIONS["betas"], OPTIONS["lr"]
     m, v = np.zeros_like(w), np.zeros_like(w)
     left, right = given[0] @ given[0].T, given[0].T @ given[0]

@@ -42,8 +42,10 @@ struct MessageArguments {
   const Real* weights = nullptr;  // (edges, 4)
   const int64_t* knot = nullptr;  // (edges,)
   const Real* table = nullptr;    // (knots, channels / block, paths, 3, block): value, slope, difference to the next value
-  // Radial part as an array: element [edge, path, channel] is at edge * edge_stride + path * path_stride + channel.
+  // Radial part as an array: element [edge, path, channel] is at edge * edge_stride + path * path_stride + channel, or
+  // with radial_row[edge] in place of the edge.
   const Real* radial = nullptr;
+  const int64_t* radial_row = nullptr;  // (edges,) or nullptr
   int64_t edge_stride = 0, path_stride = 0;
 
   Real* out[4] = {};  // forward: for each l3 (2 l3 + 1, num_atoms, paths into l3 * channels)
@@ -52,7 +54,7 @@ struct MessageArguments {
   Real* grad_x = nullptr;         // as x, added to; nullptr if not wanted
   Real* grad_coupling = nullptr;  // as coupling
   Real* grad_weights = nullptr;   // as weights
-  Real* grad_radial = nullptr;    // as radial
+  Real* grad_radial = nullptr;    // as radial, always edge by edge
 
   EdgesByKnot<Real> by_knot;   // for the derivative by the table
   Real* grad_table = nullptr;  // as table

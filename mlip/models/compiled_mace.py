@@ -29,6 +29,9 @@ from mlip.ops.tape import Pullback, Run, Tape, cast_to, directly, rule_of
 if TYPE_CHECKING:
     from mlip.models.mace import MACE
 
+#: Radial functions of all edges that may be in memory: beyond, those of a few atoms at a time are faster, too.
+MOST_SHARED_BYTES = 64_000_000
+
 
 def compiled_mace(model: MACE, radial: str, trained: bool) -> Evaluator | None:
     """`model` by compiled operators, None where they do not cover its precision or device."""
@@ -70,6 +73,8 @@ class CompiledMACE:
         tabulated = radial != "exact" and not any(layer.nonlinear for layer in layers_of(double))
         self.tables = RadialTables(double, layers_of(double), model.dtype, trained) if tabulated else None
         self.either = radial == "either"
+        # Gates and densities are made of the edges' own.
+        self.shares_pairs = all(layer.gate is None and layer.density is None for layer in self.layers)
         self.radial_functions = "table" if tabulated else "exact"
 
     def __call__(self, graph: AtomGraph, head: int = 0) -> AtomOutputs:
@@ -102,6 +107,18 @@ class CompiledMACE:
             by_positions, _ = ops.edge_vectors_transposed(gradient, *edges, graph.n_graphs)
             return Derivatives(energy, by_positions, _by_strain(gradient, vectors, graph) if strain else None)
 
+    def _undirected(self, graph: AtomGraph) -> tuple[Tensor, Tensor] | None:
+        """The pairs of atoms without direction, whose radial functions are computed once; None: each edge its own.
+
+        Without derivatives by the parameters, `RadialInputs` shares what has equal distances instead.
+        """
+        if not self.shares_pairs or not torch.is_grad_enabled() or not graph.positions.is_cpu:
+            return None
+        num_edges = graph.edge_index.shape[1]
+        if max(layer.message.bytes_of_radial(num_edges) for layer in self.layers) > MOST_SHARED_BYTES:
+            return None
+        return ops.undirected(graph.edge_index, graph.edge_shift, len(graph.numbers))
+
     def _evaluate(self, run: Run, vectors: Tensor, graph: AtomGraph, head: int) -> tuple[Tensor, Tensor]:
         """Energies (N,) and features (N, F)."""
         model, dtype = self.model, self.model.dtype
@@ -114,16 +131,21 @@ class CompiledMACE:
             if layer.message.program not in couplings:
                 couplings[layer.message.program] = layer.message.couple(run, harmonics)
         offsets = ops.row_offsets(center, len(species))
-        pairs = Pairs(graph.edge_index, neighbor, offsets, harmonics, species, species.unique(), couplings)
-        of_pair = species[graph.edge_index]
+        present, of_pair = species.unique(), species[graph.edge_index]
         energy: Tensor | None = None
         if model.repulsion is not None:
             energy = run(model.repulsion, distance, of_pair, center, len(species))
         # In float64: a distance rounded to float32 may be a thousandth of an interval off.
         place = None
-        if self.tables and (not self.either or self.tables.worthwhile(len(distance), pairs.present)):
-            place = self.tables.place(run, distance, of_pair, pairs.present)
+        if self.tables and (not self.either or self.tables.worthwhile(len(distance), present)):
+            place = self.tables.place(run, distance, of_pair, present)
+        undirected = self._undirected(graph) if place is None else None
+        shared = None
+        if undirected is not None:
+            first, shared = undirected
+            distance, of_pair = run(torch.index_select, distance, 0, first), of_pair[:, first]
         inputs = RadialInputs(run, model.radial, distance, of_pair, dtype)
+        pairs = Pairs(graph.edge_index, neighbor, offsets, harmonics, species, present, couplings, shared)
         x: Tensor | None = None
         features = []
         for t, layer in enumerate(self.layers):

@@ -30,6 +30,7 @@ class Pairs(NamedTuple):
     species: Tensor  # (N,)
     present: Tensor  # (S,) the element indices that occur
     couplings: Mapping[ops.MessageProgram, Tensor]  # (E, K) each
+    shared: Tensor | None  # (E,) the row of activations of each edge; None: it has its own
 
 
 class Interpolation(NamedTuple):
@@ -96,6 +97,10 @@ class CompiledMessage:
             if len(message.irreps_in) == 1 and (elements.shape[1] <= FEW_ELEMENTS or not trained):
                 self.first = FirstMessage(message, radial, sent[0], weights, then, dtype, trained)
 
+    def bytes_of_radial(self, num_edges: int) -> int:
+        """Memory of the radial functions of all edges."""
+        return num_edges * self.radial.shape[1] * self.radial.element_size()
+
     def couple(self, run: Run, harmonics: Tensor) -> Tensor:
         """Couplings (E, K) of spherical harmonics (E, D); both are the same where the features are scalars."""
         used = leading_columns(run, harmonics, sum(self.program.dims_y))
@@ -112,9 +117,14 @@ class CompiledMessage:
             x: features (D, N, C) of the atoms; None: those of their elements.
             pairs: the pairs.
             place: radial functions from a table; None: of the next argument.
-            activations: (E, h) of the radial network's last but one layer.
+            activations: (E, h) of the radial network's last but one layer, or one row for the edges that share it.
         """
-        if activations is not None and x is None and self.first is not None and len(pairs.present) <= FEW_ELEMENTS:
+        few = self.first is not None and x is None and len(pairs.present) <= FEW_ELEMENTS
+        shared = pairs.shared if activations is not None else None
+        if activations is not None and shared is not None and (few or self.degrees is None):
+            activations, shared = run(torch.index_select, activations, 0, shared), None
+        if few and activations is not None:
+            assert self.first is not None
             return self.first(run, pairs, activations)
         if x is None:
             sent = ops.of_parameters(self.elements.index_select(0, pairs.species))
@@ -122,7 +132,10 @@ class CompiledMessage:
             sent = run(atom_major, self.up(run, x))
         coupling = pairs.couplings[self.program]
         graph = (pairs.neighbor, pairs.offsets)
-        if place is None:
+        if shared is not None and self.degrees is not None:
+            radial = run(ops.matmul, activations, self.radial)
+            blocks = run(ops.message_rows, sent, coupling, radial, shared, *graph, *self.degrees)
+        elif place is None:
             exact = (sent, coupling, activations, self.radial, *graph)
             blocks = (
                 run(ops.message_exact, *exact, *self.degrees)

@@ -5,6 +5,7 @@ from mlip.ops.dispatch import pad_channels as pad_channels
 from mlip.ops.dispatch import runs_compiled as runs_compiled
 from mlip.ops.distinct import distinct as distinct
 from mlip.ops.distinct import take_rows as take_rows
+from mlip.ops.distinct import undirected as undirected
 from mlip.ops.edges import edge_vectors as edge_vectors
 from mlip.ops.edges import edge_vectors_transposed as edge_vectors_transposed
 from mlip.ops.edges import row_offsets as row_offsets
@@ -19,6 +20,7 @@ from mlip.ops.message import join_table as join_table
 from mlip.ops.message import message_blocks as message_blocks
 from mlip.ops.message import message_exact as message_exact
 from mlip.ops.message import message_interpolated as message_interpolated
+from mlip.ops.message import message_rows as message_rows
 from mlip.ops.message import neighbor_outer as neighbor_outer
 from mlip.ops.message import pack_table as pack_table
 from mlip.ops.message_general import MessageProgram as MessageProgram

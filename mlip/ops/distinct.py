@@ -33,8 +33,38 @@ def distinct_reference(distance: Tensor, transformed: Tensor | None = None) -> t
     bits = torch.stack([key.detach().double().view(torch.int64) for key in keys], dim=1)
     _, place = bits.unique(dim=0, return_inverse=True)
     count = int(place.max()) + 1 if len(place) else 0
+    return _first_of(count, place), place
+
+
+def undirected(edge_index: Tensor, edge_shift: Tensor, num_atoms: int) -> tuple[Tensor, Tensor] | None:
+    """Edges without their direction: pairs of atoms, whose distance is one function of positions and cell.
+
+    Args:
+        edge_index: (2, E), center and neighbor.
+        edge_shift: (E, 3) cells from the center to the neighbor's image, integers.
+        num_atoms: N.
+
+    Returns:
+        `first` (U,), an edge of each pair, and `place` (E,), the pair of each edge; both int64. None where the numbers
+        of pairs do not fit 64 bits.
+    """
+    center, neighbor = edge_index
+    shift = edge_shift.long()
+    base = 2 * int(shift.abs().max()) + 1 if len(shift) else 1
+    if (count := base**3) * num_atoms**2 >= 2**62:
+        return None
+    image = (shift[:, 0] * base + shift[:, 1]) * base + shift[:, 2]  # of the reverse edge: its negative
+    direction = (neighbor - center).sign()
+    direction = torch.where(direction == 0, image.sign(), direction)
+    low, high = torch.minimum(center, neighbor), torch.maximum(center, neighbor)
+    codes = (low * num_atoms + high) * count + direction * image + count // 2
+    pairs, place = codes.unique(return_inverse=True)
+    return _first_of(len(pairs), place), place
+
+
+def _first_of(count: int, place: Tensor) -> Tensor:
     every = torch.arange(len(place), device=place.device)
-    return torch.full((count,), len(place), device=place.device).scatter_reduce(0, place, every, "amin"), place
+    return torch.full((count,), len(place), device=place.device).scatter_reduce(0, place, every, "amin")
 
 
 def take_rows(x: Tensor, rows: Tensor) -> Tensor:

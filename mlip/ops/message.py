@@ -243,6 +243,41 @@ def message_exact(
     return message_reference(x, coupling, radial, neighbor, offsets, hidden, harmonics)
 
 
+def message_rows(
+    x: Tensor,
+    coupling: Tensor,
+    radial: Tensor,
+    row: Tensor,
+    neighbor: Tensor,
+    offsets: Tensor,
+    hidden: int,
+    harmonics: int,
+) -> Tensor:
+    """Messages with radial functions R[e] = radial[row[e]] that edges share, as both directions of a pair of atoms do.
+
+    The derivative by `radial` takes memory for (edges, paths, C) numbers.
+
+    Args:
+        x: (N, (hidden + 1)^2, C) features of the neighbors.
+        coupling: (E, K), spherical harmonics (E, (harmonics + 1)^2) times :func:`coupling_matrix`.
+        radial: (U, paths * C).
+        row: (E,) int64.
+        neighbor: (E,) int64.
+        offsets: (N + 1,) int64.
+        hidden: largest degree of x.
+        harmonics: largest degree of harmonics and messages.
+
+    Returns:
+        The messages of all degrees l3, (2 l3 + 1, N, paths into l3 * C) each, in one dimension: see `message_blocks`.
+    """
+    if fits(None, x, hidden, harmonics):
+        return torch.ops.mlip.message_rows(
+            *(t.contiguous() for t in (x, coupling, radial)), row, neighbor, offsets, hidden, harmonics
+        )
+    each = radial[row].unflatten(1, (-1, x.shape[2]))
+    return message_reference(x, coupling, each, neighbor, offsets, hidden, harmonics)
+
+
 def neighbor_outer(left: Tensor, right: Tensor, offsets: Tensor) -> Tensor:
     """Sums of outer products over the edges of a center: out[m, i, k] = sum over e of left[e, m] * right[e, k].
 
@@ -291,7 +326,7 @@ def message_reference(
     return join_blocks([torch.cat(parts, dim=2) for parts in collected])
 
 
-def fits(operator: str, x: Tensor, hidden: int, harmonics: int) -> bool:
+def fits(operator: str | None, x: Tensor, hidden: int, harmonics: int) -> bool:
     """Whether the compiled kernels can do this."""
     return runs_compiled(x, cuda=operator) and has_kernel(x, hidden, harmonics)
 
@@ -307,9 +342,9 @@ def has_kernel(x: Tensor, hidden: int, harmonics: int) -> bool:
     )
 
 
-def gradients_fake(linear: Sequence[Tensor], first: bool, last: bool) -> tuple[Tensor, ...]:
-    """What the backward operators give: gradients of four arguments, of the first and of the last one if wanted."""
-    wanted = (first, True, True, last)
+def gradients_fake(linear: Sequence[Tensor], first: bool, last: bool = True) -> tuple[Tensor, ...]:
+    """What the backward operators give: gradients of the arguments, of the first and of the last one if wanted."""
+    wanted = (first, *[True] * (len(linear) - 2), last)
     return tuple(torch.empty_like(a) if want else a.new_empty(0) for a, want in zip(linear, wanted, strict=True))
 
 
@@ -335,6 +370,14 @@ if _extension.compiled:
     def _exact_backward_fake(*args):  # type: ignore[no-untyped-def]
         return gradients_fake(args[1:5], args[-2], args[-1])
 
+    @torch.library.register_fake("mlip::message_rows")
+    def _rows_fake(x, coupling, radial, row, neighbor, offsets, hidden, harmonics):  # type: ignore[no-untyped-def]
+        return _messages_fake(x, hidden, harmonics)
+
+    @torch.library.register_fake("mlip::message_rows_backward")
+    def _rows_backward_fake(*args):  # type: ignore[no-untyped-def]
+        return gradients_fake(args[1:4], args[-1])
+
     @torch.library.register_fake("mlip::neighbor_outer")
     def _outer_fake(left: Tensor, right: Tensor, offsets: Tensor) -> Tensor:
         return left.new_empty(left.shape[1], offsets.shape[0] - 1, right.shape[1])
@@ -345,4 +388,5 @@ if _extension.compiled:
 
     register_multilinear("message_interpolated", linear=4, outputs=1, optional=(0, 3))
     register_multilinear("message_exact", linear=4, outputs=1, optional=(0, 3))
+    register_multilinear("message_rows", linear=3, outputs=1, optional=(0,))
     register_multilinear("neighbor_outer", linear=2, outputs=1)

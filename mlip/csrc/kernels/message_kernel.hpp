@@ -106,6 +106,12 @@ MLIP_INLINE const Real* table_at(const MessageArguments<Real>& args, int64_t kno
   return args.table + (knot * args.channels + channel / lanes * lanes) * (paths * 3) + channel % lanes;
 }
 
+// Address of the radial functions of edge `e`, as an array; path and channel follow.
+template <class Real>
+MLIP_INLINE const Real* radial_of(const MessageArguments<Real>& args, int64_t e) {
+  return args.radial + (args.radial_row ? args.radial_row[e] : e) * args.edge_stride;
+}
+
 // Where the messages' component m3 of path q lies in the block of its degree.
 template <int H, int L, int q, class Real>
 MLIP_INLINE int64_t output_at(const MessageArguments<Real>& args, int m3, int64_t atom, int64_t channel) {
@@ -154,7 +160,7 @@ struct Message {
         w0 = args.weights[4 * e], w1 = args.weights[4 * e + 1], w2 = args.weights[4 * e + 2];
         w3 = args.weights[4 * e + 3];
       } else {
-        radial = args.radial + e * args.edge_stride + channel;
+        radial = radial_of(args, e) + channel;
       }
       unroll<end - first>([&](auto k) MLIP_LAMBDA {
         constexpr int q = first + k, l1 = X::all[q].l1, n1 = 2 * l1 + 1, n3 = 2 * X::all[q].l3 + 1;
@@ -204,8 +210,9 @@ struct Message {
     const int64_t features = (args.neighbor[e] * X::components_x + l1 * l1) * channels;
     const Real* x = args.x + features;
     Real* grad_x = args.grad_x ? args.grad_x + features : nullptr;
-    const Real* low = nullptr;
+    const Real *low = nullptr, *radial = nullptr;
     Real w0 = 0, w1 = 0, w2 = 0, w3 = 0;
+    if constexpr (!interpolated) radial = radial_of(args, e);
     if constexpr (interpolated) {
       low = args.table + args.knot[e] * row_length;
       w0 = args.weights[4 * e], w1 = args.weights[4 * e + 1], w2 = args.weights[4 * e + 2];
@@ -231,7 +238,7 @@ struct Message {
           df = load(lower + at + difference_at), d1 = load(upper + at + slope_at);
           r = w0 * f0 + w1 * d0 + (w2 * df + w3 * d1);
         } else {
-          r = load(args.radial + e * args.edge_stride + path * args.path_stride + channel);
+          r = load(radial + path * args.path_stride + channel);
         }
         V u[n1] = {}, grad_r = {};
         if constexpr (X::all[q].l2 == 0) {
