@@ -8,25 +8,25 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.adam import adam
 
 #: Longest side of a matrix with an eigenbasis of its own; a longer side keeps its axes.
 LONGEST_SIDE = 256
 
 
 class SOAP(Optimizer):
-    """Adam whose averages of squares are kept in a rotated frame, the one in which the gradients are uncorrelated.
+    """Adam in a rotated frame, the one in which the gradients of a matrix's rows, and of its columns, are uncorrelated.
 
     A parameter is a stack of matrices W (..., m, n): the weights of irreps, elements or heads.
 
-        symbol   here               meaning
-        G        parameter.grad     gradient
-        L, R     state "left", ...  averages of G Gᵀ (m, m) and Gᵀ G (n, n); of a side up to `LONGEST_SIDE`
-        Q        "left_basis", ...  their eigenvectors, improved every `frequency` steps by one power iteration and QR
-        M        state "mean"       average of G, in the frame of W
-        V        state "squares"    average of (Q_Lᵀ G Q_R)², in the rotated frame
-        λ        "weight_decay"     decoupled decay
+        symbol   here                 meaning
+        G        parameter.grad       gradient
+        L, R     state "left", ...    averages of G Gᵀ (m, m) and Gᵀ G (n, n); of a side up to `LONGEST_SIDE`
+        Q        "left_basis", ...    their eigenvectors, improved every `frequency` steps by one power iteration and QR
+        M, V     "mean", "squares"    averages of Q_Lᵀ G Q_R and of its squares
+        λ        "weight_decay"       decoupled decay
 
-    The step is Q_L (Q_Lᵀ M Q_R / √V) Q_Rᵀ. Vectors and numbers take Adam's. The first gradient only sets the bases up.
+    The step is Q_L (M / √V) Q_Rᵀ. The first gradient only sets the bases up. Vectors and numbers take Adam's steps.
 
     Args:
         params: as of every optimizer of torch.
@@ -47,7 +47,7 @@ class SOAP(Optimizer):
         frequency: int = 10,
     ) -> None:
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "frequency": frequency}
-        super().__init__(params, {**defaults, "steps": 0})
+        super().__init__(params, defaults)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -64,62 +64,89 @@ class SOAP(Optimizer):
         return loss
 
     def _step_of(self, group: dict[str, Any]) -> None:
+        moved = []
         for parameter in group["params"]:
-            if parameter.grad is None:
-                continue
-            if self.state[parameter]:
-                self._update(parameter, parameter.grad, group)
-            else:
-                self._begin(parameter, parameter.grad)
-        group["steps"] += 1
+            if parameter.grad is not None:
+                if self.state[parameter]:
+                    moved.append(parameter)
+                else:
+                    self._begin(parameter)
+        states = [self.state[parameter] for parameter in moved]
+        matrices = [_matrices(parameter) for parameter in moved]
+        grads = [_matrices(parameter.grad.contiguous()) for parameter in moved]
+        rotated = [_to_frame(grad, state) for grad, state in zip(grads, states, strict=True)]
+        steps = [torch.zeros_like(grad) for grad in rotated]
+        means, squares, counts = ([state[name] for state in states] for name in ("mean", "squares", "step"))
+        (beta1, beta2), lr = group["betas"], group["lr"]
+        adam(
+            steps,
+            rotated,
+            means,
+            squares,
+            [],
+            counts,
+            fused=True,
+            amsgrad=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=lr,
+            weight_decay=0.0,
+            eps=group["eps"],
+            maximize=False,
+        )
+        for matrix, state, step, grad in zip(matrices, states, steps, grads, strict=True):
+            matrix.mul_(1 - lr * group["weight_decay"])
+            _add_from_frame(matrix, step, state)
+            for side, x in (("left", grad), ("right", grad.mT)):
+                if side in state:
+                    state[side].baddbmm_(x, x.mT, beta=beta2, alpha=1 - beta2)
+            if state["step"].item() % group["frequency"] == 0:
+                _improve(state)
 
-    def _begin(self, parameter: Tensor, grad: Tensor) -> None:
-        state = self.state[parameter]
-        state.update(mean=torch.zeros_like(parameter), squares=torch.zeros_like(parameter))
-        for side, correlation in _correlations(grad):
-            state[side] = correlation
-            state[f"{side}_basis"] = torch.linalg.eigh(correlation).eigenvectors.flip(-1).contiguous()
-
-    def _update(self, parameter: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
-        state, (beta1, beta2), steps = self.state[parameter], group["betas"], group["steps"]
-        left, right = state.get("left_basis"), state.get("right_basis")
-        mean, squares = state["mean"].lerp_(grad, 1 - beta1), state["squares"]
-        rotated = _rotate(grad, left, right)
-        squares.mul_(beta2).addcmul_(rotated, rotated, value=1 - beta2)
-        scale = (squares / (1 - beta2**steps)).sqrt_().add_(group["eps"])
-        step = _rotate(_rotate(mean, left, right).div_(scale), _transposed(left), _transposed(right))
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(step, alpha=-group["lr"] / (1 - beta1**steps))
-        is_due = steps % group["frequency"] == 0
-        for side, correlation in _correlations(grad):
-            state[side].lerp_(correlation, 1 - beta2)
-            if is_due:
-                state[f"{side}_basis"], order = _improved(state[side], state[f"{side}_basis"])
-                dim, index = (-2, order.unsqueeze(-1)) if side == "left" else (-1, order.unsqueeze(-2))
-                state["squares"] = state["squares"].gather(dim, index.expand_as(parameter))
-
-
-def _correlations(grad: Tensor) -> list[tuple[str, Tensor]]:
-    """G Gᵀ and Gᵀ G, those of sides that are neither one nor too long."""
-    if grad.ndim < 2:
-        return []
-    sides = (("left", grad), ("right", grad.mT))
-    return [(name, g @ g.mT) for name, g in sides if 1 < g.shape[-2] <= LONGEST_SIDE]
-
-
-def _transposed(basis: Tensor | None) -> Tensor | None:
-    return None if basis is None else basis.mT
-
-
-def _rotate(x: Tensor, left: Tensor | None, right: Tensor | None) -> Tensor:
-    """Q_Lᵀ X Q_R, a new tensor; a basis that is None is the identity."""
-    x = x.clone() if left is None else left.mT @ x
-    return x if right is None else x @ right
+    def _begin(self, parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        state, grad = self.state[parameter], _matrices(parameter.grad.contiguous())
+        state.update(mean=torch.zeros_like(grad), squares=torch.zeros_like(grad))
+        state["step"] = torch.zeros((), dtype=torch.float32, device=grad.device)
+        for side, x in (("left", grad), ("right", grad.mT)):
+            if parameter.ndim > 1 and 1 < x.shape[-2] <= LONGEST_SIDE:
+                state[side] = x @ x.mT
+                state[f"{side}_basis"] = torch.linalg.eigh(state[side]).eigenvectors.flip(-1).contiguous()
 
 
-def _improved(correlation: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
-    """A basis (..., m, m) nearer the eigenvectors, largest eigenvalue first, and where its vectors were before."""
-    image = correlation @ basis
-    order = (basis * image).sum(-2).argsort(dim=-1, descending=True)
-    image = image.gather(-1, order.unsqueeze(-2).expand_as(image))
-    return torch.linalg.qr(image).Q, order
+def _matrices(x: Tensor) -> Tensor:
+    """A view as a stack of matrices (K, m, n); of vectors and numbers (1, 1, n)."""
+    return x.view(-1, *x.shape[-2:]) if x.ndim > 1 else x.view(1, 1, -1)
+
+
+def _to_frame(x: Tensor, state: dict[str, Any]) -> Tensor:
+    """Q_Lᵀ X Q_R; a basis that is not there is the identity."""
+    x = state["left_basis"].mT @ x if "left_basis" in state else x
+    return x @ state["right_basis"] if "right_basis" in state else x
+
+
+def _add_from_frame(to: Tensor, x: Tensor, state: dict[str, Any]) -> None:
+    """Add Q_L X Q_Rᵀ."""
+    left, right = state.get("left_basis"), state.get("right_basis")
+    if right is not None:
+        to.baddbmm_(x if left is None else left @ x, right.mT)
+    elif left is not None:
+        to.baddbmm_(left, x)
+    else:
+        to.add_(x)
+
+
+def _improve(state: dict[str, Any]) -> None:
+    """Bring the bases nearer the eigenvectors, sorted by eigenvalue, and the averages into the new frame."""
+    for side, axis in (("left", -2), ("right", -1)):
+        if side not in state:
+            continue
+        old = state[f"{side}_basis"]
+        image = state[side] @ old
+        order = (old * image).sum(-2).argsort(dim=-1, descending=True)
+        new = torch.linalg.qr(image.gather(-1, order.unsqueeze(-2).expand_as(image))).Q
+        turn = new.mT @ old
+        state["mean"] = turn @ state["mean"] if side == "left" else state["mean"] @ turn.mT
+        index = order.unsqueeze(-1 if side == "left" else -2).expand_as(state["squares"])
+        state["squares"] = state["squares"].gather(axis, index)
+        state[f"{side}_basis"] = new
