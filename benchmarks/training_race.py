@@ -3,11 +3,11 @@
     MLIP_DATA=FOLDER python -m benchmarks.training_race --peer_python PYTHON [--minutes 20] [--threads 2]
 
 One program after the other gets all cores. Both are started by their command lines with the same options, the defaults
-of mace-torch for what is not said here: ours with the first word changed. A third run is ours with the optimizer SOAP
-instead of Adam, all else the same. --ours_minutes ends our runs earlier. The time runs from the start of the process,
-imports and reading included; the error is the RMS of the forces on the validation structures, taken from the logs as
-they grow, with averaged weights in both. Data: acetylacetone at 300 K (github.com/davkovacs/BOTNet-datasets), validated
-on the first structures of the test trajectory. Writes training_race.json and training_race.png.
+of mace-torch for what is not said here: ours with the first word changed. A third run is ours with SOAP at twice the
+rate instead of Adam, all else the same. --ours_minutes ends our runs earlier. The time runs from the start of the
+process, imports and reading included; the error is the RMS of the forces on the validation structures, taken from the
+logs as they grow, with averaged weights in both. Data: acetylacetone at 300 K (github.com/davkovacs/BOTNet-datasets),
+validated on the first structures of the test trajectory. Writes training_race.json and training_race.png.
 """
 
 from __future__ import annotations
@@ -170,7 +170,8 @@ def main() -> None:
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[variable] = str(options.threads)
     found: dict[str, Any] = {"machine": machine(), "options": OPTIONS, "threads": options.threads, "points": {}}
-    found["minutes"] = options.minutes
+    found |= {"minutes": options.minutes, "ours_minutes": options.ours_minutes or options.minutes}
+    found["optimizers"] = {"mlip": ADAM, "mlip, SOAP": SOAP, "mace-torch": ADAM}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_data(Path(os.environ["MLIP_DATA"]) / "acac", folder, options.n_valid)
@@ -191,13 +192,12 @@ def main() -> None:
             log.parent.mkdir(parents=True)
             found["points"][program] = run(command, log, point, 60 * minutes)
     peer_points = found["points"]["mace-torch"]
-    found["times_sooner"] = {name: sooner(points, peer_points) for name, points in found["points"].items()}
+    found["times_sooner"] = {name: sooner(found["points"][name], peer_points) for name in ("mlip", "mlip, SOAP")}
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "training_race.json").write_text(json.dumps(found, indent=1) + "\n")
     plot(found, options.output / "training_race.png")
-    for name in ("mlip", "mlip, SOAP"):
-        times = found["times_sooner"][name]
-        how = "did not reach it" if times is None else f"{times:.1f} times sooner"
+    for name, times in found["times_sooner"].items():
+        how = "did not reach it in its time" if times is None else f"{times:.1f} times sooner"
         print(f"the best error of mace-torch: {name} {how}")
 
 

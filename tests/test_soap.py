@@ -35,7 +35,7 @@ def after(start: torch.Tensor, given: torch.Tensor, **options: object) -> torch.
 
 
 def published(start: np.ndarray, given: np.ndarray) -> np.ndarray:
-    """One matrix by algorithm 3 of arXiv:2409.11321, the bases from the first gradient, sorted as by its authors."""
+    """One matrix by algorithm 3 of arXiv:2409.11321: sorted bases, from the first gradient; V turns with them."""
     w, (b1, b2), lr = start.copy(), OPTIONS["betas"], OPTIONS["lr"]
     m, v = np.zeros_like(w), np.zeros_like(w)
     left, right = given[0] @ given[0].T, given[0].T @ given[0]
@@ -48,8 +48,9 @@ def published(start: np.ndarray, given: np.ndarray) -> np.ndarray:
         left, right = b2 * left + (1 - b2) * g @ g.T, b2 * right + (1 - b2) * g.T @ g
         if t % OPTIONS["frequency"] == 0:
             first, second = (np.argsort(-np.diag(q.T @ s @ q)) for s, q in ((left, ql), (right, qr)))
-            v = v[first][:, second]
+            old_l, old_r = ql, qr
             ql, qr = np.linalg.qr(left @ ql[:, first])[0], np.linalg.qr(right @ qr[:, second])[0]
+            v = (ql.T @ old_l) ** 2 @ v @ ((qr.T @ old_r) ** 2).T
     return w
 
 
@@ -98,6 +99,51 @@ def test_elements_without_gradients_stay() -> None:
     start, given = torch.randn(2, 4, 3, dtype=torch.float64), gradients(20, 2, 4, 3)
     given[:, 1] = 0
     assert torch.equal(after(start, given, weight_decay=0.0)[1], start[1])
+
+
+def test_rare_elements_take_no_large_steps() -> None:
+    """While an element is not in the batches, the frame turns, and what its gradients once said turns with it."""
+    torch.manual_seed(0)
+    parameter = nn.Parameter(torch.zeros(16, 16, dtype=torch.float64))
+    optimizer = SOAP([parameter], lr=1.0, betas=(0.95, 0.99))
+    largest = 0.0
+    for step in range(300):
+        parameter.grad = 0.01 * torch.randn(16, 16).double() * (step % 10 == 0)
+        before = parameter.detach().clone()
+        optimizer.step()
+        largest = max(largest, (parameter.detach() - before).abs().max().item())
+    assert 0.1 < largest < 5
+
+
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf, 1e300])
+def test_gradients_that_are_not_finite_make_weights_that_are_not(wrong: float) -> None:
+    """Which training notices, and says what to do; no error of linear algebra comes before."""
+    given = gradients(3, 4, 3)
+    given[:, 1, 1] = wrong
+    assert after(torch.zeros(4, 3, dtype=torch.float64), given).isnan().all()
+
+
+def test_empty_weights() -> None:
+    assert after(torch.zeros(0, 3), torch.zeros(3, 0, 3)).shape == (0, 3)
+
+
+def test_its_state_survives_a_file(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    parameter = nn.Parameter(torch.randn(4, 3))
+    optimizer = SOAP([parameter], **OPTIONS)
+    for grad in gradients(8, 4, 3).float():
+        parameter.grad = grad
+        optimizer.step()
+    torch.save(optimizer.state_dict(), tmp_path / "state.pt")
+    again = nn.Parameter(parameter.detach().clone())
+    other = SOAP([again], **OPTIONS)
+    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert other.state[again]["step"].dtype == torch.float32
+    for grad in gradients(8, 4, 3).float():
+        for optimizer_, p in ((optimizer, parameter), (other, again)):
+            p.grad = grad.clone()
+            optimizer_.step()
+    assert torch.equal(parameter, again)
 
 
 def ill_conditioned_loss(optimizer_of) -> float:

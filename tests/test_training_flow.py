@@ -147,6 +147,20 @@ def test_dry_run_measures_and_writes_nothing(data: Path, capsys: pytest.CaptureF
         train(wanted)
 
 
+def test_checkpoints_from_before_an_option_continue(data: Path) -> None:
+    """Options that came later, as those of SOAP, were at their defaults; other values of them are another run."""
+    train(config(data, name="early", max_num_epochs=1))
+    path = config(data, name="early").file("_checkpoint.pt")
+    state = torch.load(path, weights_only=True)
+    for option in ("beta1_soap", "beta2_soap", "precondition_frequency"):
+        del state["config"][option]
+    torch.save(state, path)
+    options = config(data, name="early", max_num_epochs=2, restart_latest=True, overwrite=False)
+    assert len(train(options).history) == 2
+    with pytest.raises(InputError, match="--optimizer adam -> soap; --beta1_soap 0.95 -> 0.5"):
+        load_checkpoint(path, options.as_dict() | {"optimizer": "soap", "beta1_soap": 0.5}, state["data"])
+
+
 def test_checkpoints_of_version_1_continue(data: Path) -> None:
     """Written by the trainer before it had second stages; its weighted loss had stresses where there were any."""
     path = FIXTURES / "training_checkpoint_v1.pt"

@@ -49,7 +49,7 @@ _REASONS = {
     "test structures are one file, --test_file": "test_dir multi_processed_test",
     "batches are moved to the device as they are needed": "pin_memory",
     "all layers learn at the rate --lr": "lr_params_factors",
-    "the optimizers are adam, adamw and schedulefree": "lbfgs",
+    "the optimizers are adam, adamw, schedulefree and soap": "lbfgs",
     "weight files load on any device": "save_cpu",
     "the operators are mlip's own": "enable_cueq only_cueq enable_oeq use_reduced_cg",
     "training takes mace's defaults here": (

@@ -67,7 +67,7 @@ void backward(const Arguments& given, const abi::Tensor& grad, bool need_x, bool
     });
   else
     abi::parallel_for(0, graph.num_atoms, 8, [&](int64_t begin, int64_t end) { run(args, begin, end); });
-  auto grad_table = table_gradient(args, given.table, graph.num_edges, message_rows(graph), need_table,
+  auto grad_table = table_gradient(args, given.table, graph.num_edges, rows_of(graph), need_table,
                                    kernels.table_gradient);
   stack[0] = grad_x.release(), stack[1] = grad_coupling.release(), stack[2] = grad_weights.release();
   stack[3] = grad_table.release();

@@ -94,13 +94,13 @@ struct MessageGraph {
 };
 
 // All messages, (size,): the blocks (2 l3 + 1, atoms, paths into l3 * channels) one after the other.
-inline int64_t message_rows(const MessageGraph& graph) {
+inline int64_t rows_of(const MessageGraph& graph) {
   int64_t rows = 0;
   for (int l3 = 0; l3 <= graph.harmonics; l3++) rows += (2 * l3 + 1) * graph.sizes.into[l3];
   return rows;
 }
 inline int64_t message_size(const MessageGraph& graph) {
-  return abi::product({message_rows(graph), graph.num_atoms, graph.channels});
+  return abi::product({rows_of(graph), graph.num_atoms, graph.channels});
 }
 template <class Real>
 void find_blocks(const MessageGraph& graph, Real* messages, Real** blocks) {

@@ -110,7 +110,7 @@ class CompiledMACE:
     def _undirected(self, graph: AtomGraph) -> tuple[Tensor, Tensor] | None:
         """The pairs of atoms without direction, whose radial functions are computed once; None: each edge its own.
 
-        Without derivatives by the parameters, `RadialInputs` shares what has equal distances instead.
+        Where autograd does not watch, `RadialInputs` shares what has equal distances instead.
         """
         if not self.shares_pairs or not torch.is_grad_enabled() or not graph.positions.is_cpu:
             return None

@@ -34,7 +34,7 @@ class RadialInputs:
     Args:
         run: calls the operators.
         embedding: the model's.
-        distance: (E,) Å, float64.
+        distance: (E,) Å, float64, of the edges or, as all that is made of them, of pairs without direction.
         elements: element indices (2, E).
         dtype: of the evaluation.
     """

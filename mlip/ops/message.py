@@ -272,7 +272,7 @@ def message_rows(
     """
     if fits(None, x, hidden, harmonics):
         return torch.ops.mlip.message_rows(
-            *(t.contiguous() for t in (x, coupling, radial)), row, neighbor, offsets, hidden, harmonics
+            *(t.contiguous() for t in (x, coupling, radial, row)), neighbor, offsets, hidden, harmonics
         )
     each = radial[row].unflatten(1, (-1, x.shape[2]))
     return message_reference(x, coupling, each, neighbor, offsets, hidden, harmonics)

@@ -61,7 +61,7 @@ def load_checkpoint(path: Path, config: dict[str, Any], data: dict[str, str]) ->
         raise ModelFileError(f"{path} has checkpoint version {version}, this mlip reads up to {VERSION}; update mlip")
     if version == 1:
         state = _from_version_1(state)
-    trained = dict(state.get("config", {}))
+    trained = _defaults() | dict(state.get("config", {}))  # options that came later were at their defaults
     changed = [
         f"--{name} {trained.get(name)} -> {value}"
         for name, value in config.items()
@@ -79,14 +79,17 @@ def load_checkpoint(path: Path, config: dict[str, Any], data: dict[str, str]) ->
 
 def _from_version_1(state: dict[str, Any]) -> dict[str, Any]:
     """Version 1 had no second stage and fewer options; its "weighted" loss had stresses where there were any."""
-    from mlip.training.config import TrainingConfig
-
     config = dict(state.get("config", {}))
-    defaults = TrainingConfig(train_file="-").as_dict()
     if config.get("loss") == "weighted" and any("valid_stress_rmse" in record for record in state.get("history", [])):
         config["loss"] = "stress"
     if config.get("hidden_irreps"):
         config |= {"num_channels": None, "max_L": None}
     nothing = {"loss": float("inf"), "epoch": 0, "weights": {}}
     stage_two = {"began": None, "average": {"steps": 0, "average": []}, "first": nothing}
-    return {**state, "config": {**defaults, **config}, "stage_two": stage_two}
+    return {**state, "config": config, "stage_two": stage_two}
+
+
+def _defaults() -> dict[str, Any]:
+    from mlip.training.config import TrainingConfig
+
+    return TrainingConfig(train_file="-").as_dict()

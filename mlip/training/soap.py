@@ -27,6 +27,8 @@ class SOAP(Optimizer):
         λ        "weight_decay"       decoupled decay
 
     The step is Q_L (M / √V) Q_Rᵀ. The first gradient only sets the bases up. Vectors and numbers take Adam's steps.
+    With the bases V turns like variances of uncorrelated numbers, where the authors only sort it: in directions that
+    were not there before, M would be divided by nothing.
 
     Args:
         params: as of every optimizer of torch.
@@ -47,7 +49,7 @@ class SOAP(Optimizer):
         frequency: int = 10,
     ) -> None:
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "frequency": frequency}
-        super().__init__(params, defaults)
+        super().__init__(params, {**defaults, "fused": True})  # which tells torch where a loaded state's "step" belongs
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -111,12 +113,16 @@ class SOAP(Optimizer):
         for side, x in (("left", grad), ("right", grad.mT)):
             if parameter.ndim > 1 and 1 < x.shape[-2] <= LONGEST_SIDE:
                 state[side] = x @ x.mT
+                if not state[side].isfinite().all():  # the step of Adam would not be finite either
+                    parameter.fill_(torch.nan)
+                    return state.clear()
                 state[f"{side}_basis"] = torch.linalg.eigh(state[side]).eigenvectors.flip(-1).contiguous()
+        return None
 
 
 def _matrices(x: Tensor) -> Tensor:
     """A view as a stack of matrices (K, m, n); of vectors and numbers (1, 1, n)."""
-    return x.view(-1, *x.shape[-2:]) if x.ndim > 1 else x.view(1, 1, -1)
+    return x.view(x.shape[:-2].numel(), *x.shape[-2:]) if x.ndim > 1 else x.view(1, 1, x.numel())
 
 
 def _to_frame(x: Tensor, state: dict[str, Any]) -> Tensor:
@@ -138,7 +144,7 @@ def _add_from_frame(to: Tensor, x: Tensor, state: dict[str, Any]) -> None:
 
 def _improve(state: dict[str, Any]) -> None:
     """Bring the bases nearer the eigenvectors, sorted by eigenvalue, and the averages into the new frame."""
-    for side, axis in (("left", -2), ("right", -1)):
+    for side in ("left", "right"):
         if side not in state:
             continue
         old = state[f"{side}_basis"]
@@ -146,7 +152,6 @@ def _improve(state: dict[str, Any]) -> None:
         order = (old * image).sum(-2).argsort(dim=-1, descending=True)
         new = torch.linalg.qr(image.gather(-1, order.unsqueeze(-2).expand_as(image))).Q
         turn = new.mT @ old
-        state["mean"] = turn @ state["mean"] if side == "left" else state["mean"] @ turn.mT
-        index = order.unsqueeze(-1 if side == "left" else -2).expand_as(state["squares"])
-        state["squares"] = state["squares"].gather(axis, index)
+        for name, matrix in (("mean", turn), ("squares", turn.square())):
+            state[name] = matrix @ state[name] if side == "left" else state[name] @ matrix.mT
         state[f"{side}_basis"] = new
