@@ -54,7 +54,8 @@ struct MessageArguments {
   Real* grad_x = nullptr;         // as x, added to; nullptr if not wanted
   Real* grad_coupling = nullptr;  // as coupling
   Real* grad_weights = nullptr;   // as weights
-  Real* grad_radial = nullptr;    // as radial, always edge by edge
+  Real* grad_radial = nullptr;    // as radial, edge by edge
+  Real* const* grad_radial_at = nullptr;  // (edges,) where those of each edge go, instead
 
   EdgesByKnot<Real> by_knot;   // for the derivative by the table
   Real* grad_table = nullptr;  // as table

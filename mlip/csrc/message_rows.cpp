@@ -1,5 +1,7 @@
 // Messages with radial functions that are computed before and shared by edges, as by both directions of a pair of atoms:
 // torch.ops.mlip.message_rows and its derivative.
+#include <optional>
+
 #include "message_operator.hpp"
 
 namespace mlip {
@@ -43,28 +45,45 @@ void forward(const Arguments& given, StableIValue* stack) {
   stack[0] = out.release();
 }
 
-// total (rows, length) = sums over the edges of a row of what is in `of_edge` (edges, length), in the order of the edges.
+// Where the derivatives by the radial functions of each edge go: those of the first edge of a row into the row itself,
+// those of the others beside, to be added in the order of the edges. What is beside is half of all for pairs of atoms.
 template <class Real>
-void sum_rows(const int64_t* row, int64_t edges, int64_t rows, int64_t length, const Real* of_edge, Real* total) {
-  std::vector<int64_t> next(rows + 1), order(edges);
-  for (int64_t e = 0; e < edges; e++) next[row[e] + 1]++;
-  for (int64_t k = 0; k < rows; k++) next[k + 1] += next[k];
-  const std::vector<int64_t> offsets = next;
-  for (int64_t e = 0; e < edges; e++) order[next[row[e]]++] = e;
-  abi::parallel_for(0, rows, 16, [&](int64_t begin, int64_t end) {
-    for (int64_t k = begin; k < end; k++) {
-      Real* to = total + k * length;
-      if (offsets[k] == offsets[k + 1]) std::fill_n(to, length, Real(0));
-      for (int64_t at = offsets[k]; at < offsets[k + 1]; at++) {
-        const Real* from = of_edge + order[at] * length;
-        if (at == offsets[k])
-          std::copy_n(from, length, to);
-        else
-          for (int64_t c = 0; c < length; c++) to[c] += from[c];
-      }
+class RowSums {
+ public:
+  RowSums(const int64_t* row, int64_t edges, int64_t rows, int64_t length, const abi::Tensor& like, Real* total)
+      : rows_(rows), length_(length), total_(total), offsets_(rows + 2), at_(edges) {
+    std::vector<int64_t> count(rows);
+    for (int64_t e = 0; e < edges; e++) count[row[e]]++;
+    for (int64_t k = 0; k < rows; k++) {
+      if (count[k] == 0) std::fill_n(total + k * length, length, Real(0));
+      offsets_[k + 2] = offsets_[k + 1] + std::max<int64_t>(count[k] - 1, 0);
     }
-  });
-}
+    beside_.emplace(like.new_empty({offsets_[rows + 1], length}, like.dtype()));
+    values_ = beside_->template data<Real>();
+    std::fill(count.begin(), count.end(), 0);
+    for (int64_t e = 0; e < edges; e++) {
+      const int64_t k = row[e];
+      at_[e] = count[k]++ == 0 ? total + k * length : values_ + offsets_[k + 1]++ * length;
+    }
+  }
+  Real* const* at() const { return at_.data(); }
+
+  // Once all derivatives are there.
+  void add() const {
+    abi::parallel_for(0, rows_, 16, [&](int64_t begin, int64_t end) {
+      for (int64_t k = begin; k < end; k++)
+        for (int64_t other = offsets_[k]; other < offsets_[k + 1]; other++)
+          for (int64_t c = 0; c < length_; c++) total_[k * length_ + c] += values_[other * length_ + c];
+    });
+  }
+
+ private:
+  int64_t rows_, length_;
+  Real *total_, *values_ = nullptr;
+  std::optional<abi::Tensor> beside_;
+  std::vector<int64_t> offsets_;  // of the others of a row; while they are placed, of the row before
+  std::vector<Real*> at_;
+};
 
 template <class Real>
 void backward(const Arguments& given, const abi::Tensor& grad, bool need_x, StableIValue* stack) {
@@ -77,9 +96,9 @@ void backward(const Arguments& given, const abi::Tensor& grad, bool need_x, Stab
                        : given.x.new_empty({0}, dtype);
   auto grad_coupling = given.x.new_empty({edges, graph.sizes.coupling}, dtype);
   auto grad_radial = given.x.new_empty({rows, length}, dtype);
-  auto of_edge = given.x.new_empty({edges, length}, dtype);
-  args.grad_coupling = grad_coupling.data<Real>(), args.grad_radial = of_edge.template data<Real>();
-  prefer_huge_pages(args.grad_radial, edges * length * static_cast<int64_t>(sizeof(Real)));
+  args.grad_coupling = grad_coupling.data<Real>();
+  RowSums<Real> sums(args.radial_row, edges, rows, length, given.x, grad_radial.data<Real>());
+  args.grad_radial_at = sums.at();
   prefer_huge_pages(args.grad_coupling, edges * graph.sizes.coupling * static_cast<int64_t>(sizeof(Real)));
   const auto run = kernels_of<Real>(graph.hidden, graph.harmonics).array.backward;
   if (need_x)
@@ -91,7 +110,7 @@ void backward(const Arguments& given, const abi::Tensor& grad, bool need_x, Stab
                     });
   else
     abi::parallel_for(0, graph.num_atoms, 8, [&](int64_t begin, int64_t end) { run(args, begin, end); });
-  sum_rows(args.radial_row, edges, rows, length, args.grad_radial, grad_radial.template data<Real>());
+  sums.add();
   stack[0] = grad_x.release(), stack[1] = grad_coupling.release(), stack[2] = grad_radial.release();
 }
 

@@ -211,8 +211,12 @@ struct Message {
     const Real* x = args.x + features;
     Real* grad_x = args.grad_x ? args.grad_x + features : nullptr;
     const Real *low = nullptr, *radial = nullptr;
+    Real* grad_radial = nullptr;
     Real w0 = 0, w1 = 0, w2 = 0, w3 = 0;
-    if constexpr (!interpolated) radial = radial_of(args, e);
+    if constexpr (!interpolated) {
+      radial = radial_of(args, e);
+      grad_radial = args.grad_radial_at ? args.grad_radial_at[e] : args.grad_radial + e * args.edge_stride;
+    }
     if constexpr (interpolated) {
       low = args.table + args.knot[e] * row_length;
       w0 = args.weights[4 * e], w1 = args.weights[4 * e + 1], w2 = args.weights[4 * e + 2];
@@ -267,7 +271,7 @@ struct Message {
           grad_weights[0] += grad_r * f0, grad_weights[1] += grad_r * d0;
           grad_weights[2] += grad_r * df, grad_weights[3] += grad_r * d1;
         } else {
-          Real* to = args.grad_radial + e * args.edge_stride + path * args.path_stride + channel;
+          Real* to = grad_radial + path * args.path_stride + channel;
           if constexpr (begin_m3 == 0)
             store(to, grad_r);
           else
