@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,9 @@ from mlip.models import MACE
 from mlip.potential import Potential
 from mlip.testing.physics import PotentialPhysics
 from mlip.zoo import bundled_models
+
+ROOT = Path(__file__).parents[1]
+ACETYLACETONE = ROOT / "examples" / "acac" / "acac.safetensors"
 
 
 def random_potential(elements: tuple[int, ...], scale: float = 1.0, shift: float = 0.0, **options: Any) -> Potential:
@@ -59,3 +63,21 @@ class TestSilicon(PotentialPhysics):
     @pytest.fixture
     def potential(self) -> Potential:
         return mlip.load("silicon").to(torch.float64)
+
+
+class TestAcetylacetone(PotentialPhysics):
+    """The example with a molecule."""
+
+    @pytest.fixture
+    def potential(self) -> Potential:
+        return mlip.load(ACETYLACETONE).to(torch.float64)
+
+
+def test_accuracy_page_quotes_the_errors_of_the_files() -> None:
+    """Those that each run measured on its test set at the end, which no training has seen."""
+    page = (ROOT / "docs" / "accuracy.md").read_text()
+    molecule, crystal = (mlip.load(model).metadata["errors"]["test"] for model in (ACETYLACETONE, "silicon"))
+    per_molecule = f"{molecule['energy_rmse_meV']:.2f}** | **{molecule['forces_rmse_meV_per_A']:.2f}"
+    assert f"one core | **{per_molecule}** |" in page
+    per_atom = f"{crystal['energy_mae_meV_per_atom']:.2f}** | **{crystal['forces_mae_meV_per_A']:.0f}"
+    assert f"| **{per_atom}** |" in page

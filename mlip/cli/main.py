@@ -31,8 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run ``mlip`` with the given arguments (default: those of the process, which then is ours); returns the status."""
     if argv is None:
         # On a busy machine OpenMP threads that wait by spinning make a step of MD 80 times slower (measured: 64 atoms,
-        # 2 cores, load 5: 6.5 s instead of 0.08 s); idle machines lose little. Torch's OpenMP reads it when loaded.
+        # 2 cores, load 5: 6.5 s instead of 0.08 s), so they sleep; but only after a tenth of a millisecond, since
+        # waking them between the operators of a small batch takes as long. Torch's OpenMP reads both when loaded.
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         status = _dispatch(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()

@@ -97,7 +97,8 @@ class SOAP(Optimizer):
             maximize=False,
         )
         for matrix, state, step, grad in zip(matrices, states, steps, grads, strict=True):
-            matrix.mul_(1 - lr * group["weight_decay"])
+            if group["weight_decay"]:
+                matrix.mul_(1 - lr * group["weight_decay"])
             _add_from_frame(matrix, step, state)
             for side, x in (("left", grad), ("right", grad.mT)):
                 if side in state:
