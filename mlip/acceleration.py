@@ -18,7 +18,7 @@ from mlip.errors import InputError
 from mlip.graph import AtomGraph
 from mlip.models.base import EnergyModel, Evaluator
 from mlip.ops import only_by_positions
-from mlip.ops.dispatch import in_forward_mode
+from mlip.ops.dispatch import full_precision, in_forward_mode
 
 BACKENDS = ("compiled", "reference")
 RADIALS = ("exact", "table")
@@ -177,7 +177,7 @@ class Acceleration:
         if learning is None or learning[:3] != (model, first.dtype, first.device):
             learning = _Learning(model, first.dtype, first.device, self._learns(model))
             self._learning = learning
-        with _full_precision(model):  # the operators, and what they are made of, have one precision
+        with full_precision(first):
             return (model.compiled(learning.radial, trained=True) if learning.radial else None) or model
 
     def _learns(self, model: EnergyModel) -> str | None:
@@ -192,13 +192,13 @@ class Acceleration:
 
     def _verified(self, model: EnergyModel) -> Evaluator | None:
         radial = self._radial_of(model)
-        with torch.no_grad(), _full_precision(model):
+        with torch.no_grad(), full_precision(next(model.parameters())):
             fast = model.compiled(radial)
         if fast is None:
             return None
         tolerance = TOLERANCE[model.dtype] + (TABLE_TOLERANCE if radial == "table" else 0)
         for atoms in probes(model):
-            with _full_precision(model):
+            with full_precision(next(model.parameters())):
                 deviation = np.max([disagreement(model, fast, atoms, head) for head in range(len(model.heads))])
             if not deviation <= tolerance:
                 _warn(atoms, f"{deviation:.1e} of the largest force, allowed {tolerance:.0e}")
@@ -208,21 +208,16 @@ class Acceleration:
 
 def _trains(model: EnergyModel, radial: str, tolerance: float) -> bool:
     """Whether the compiled operators give the gradients of plain torch."""
-    with _full_precision(model):
+    with full_precision(next(model.parameters())):
         if model.compiled(radial, trained=True) is None:
             return False
     for atoms in probes(model):
-        with _full_precision(model):
+        with full_precision(next(model.parameters())):
             deviation = np.max([gradient_disagreement(model, radial, atoms, head) for head in range(len(model.heads))])
         if not deviation <= tolerance:
             _warn(atoms, f"{deviation:.1e} of the largest gradient of a force loss, allowed {tolerance:.0e}")
             return False
     return True
-
-
-def _full_precision(model: EnergyModel) -> torch.autocast:
-    """Not the lower precision that the caller's `torch.autocast` may ask for: what is found is kept."""
-    return torch.autocast(next(model.parameters()).device.type, enabled=False)
 
 
 def _warn(atoms: Atoms, deviation: str) -> None:

@@ -116,6 +116,17 @@ def test_first_used_under_autocast() -> None:
         assert isinstance(potential.acceleration.evaluator(potential.model), CompiledMACE)
 
 
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("radial", ["exact", "table"])
+def test_autocast_changes_nothing(radial: str, training: bool) -> None:
+    """The operators take one precision, and so must all that is made for them."""
+    potential = make(radial).to(torch.float32).requires_grad_(training)
+    expected = potential(graph_of(), training=training)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = potential(graph_of(), training=training)
+    assert torch.equal(found.energy, expected.energy) and torch.equal(found.forces, expected.forces)
+
+
 @pytest.mark.parametrize("radial", ["exact", "table"])
 def test_first_used_in_inference_mode(radial: str) -> None:
     potential = make(radial)

@@ -253,16 +253,23 @@ def test_potentials_may_share_a_network() -> None:
     assert not torch.allclose(both["a"](graph).energy, both["default"](graph).energy)
 
 
-@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize(
+    ("elements", "shared"),
+    [((6, 8, 14), True), ((6, 8, 14), False), ((6, 14), True)],
+    ids=["shared", "apart", "all elements"],
+)
 @pytest.mark.parametrize("name", MODELS)
-def test_trains_as_plain_torch(name: str, shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trains_as_plain_torch(
+    name: str, elements: tuple[int, ...], shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Gradients of a loss on energies, forces and stress by all parameters; so second derivatives are right too.
 
-    Radial functions are computed once for both directions of a pair, or, beyond a memory limit, edge by edge.
+    Radial functions are computed once for both directions of a pair, or, beyond a memory limit, edge by edge. The
+    weights are those of the elements in the batch.
     """
     if not shared:
         monkeypatch.setattr(compiled_mace, "MOST_SHARED_BYTES", 0)
-    potential = make(**MODELS[name]).requires_grad_(True)
+    potential = make(elements, **MODELS[name]).requires_grad_(True)
     graph = atoms_to_graph([structures()["crystal"], structures()["slab"]], potential.cutoff)
     gradients = []
     for backend in ("reference", "compiled"):

@@ -78,6 +78,21 @@ def test_exports() -> None:
     torch.testing.assert_close(exported(*arguments), EdgeLengths()(*arguments))
 
 
+@needs_extension
+def test_memory_of_large_outputs_serves_again() -> None:
+    """That of a tensor that is gone, for one of about the same size; never that of one which lives."""
+    ones = [torch.ones(rows, 64) for rows in (4096, 4000)]
+    factors = 2 * torch.eye(64), 3 * torch.eye(64)
+    doubled, tripled = (torch.ops.mlip.matmul(ones[0], factor) for factor in factors)
+    assert doubled.unique().tolist() == [2.0] and tripled.unique().tolist() == [3.0]
+    of_doubled, view = doubled.data_ptr(), tripled[100:]
+    del doubled, tripled
+    again = torch.ops.mlip.matmul(ones[1], factors[1])
+    assert again.data_ptr() == of_doubled and again.unique().tolist() == [3.0]
+    other = torch.ops.mlip.matmul(ones[0], factors[0])
+    assert other.unique().tolist() == [2.0] and view.unique().tolist() == [3.0]
+
+
 @pytest.mark.gpu
 @gpu
 @needs_extension

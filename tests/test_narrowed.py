@@ -30,7 +30,7 @@ def worn_potential(factor: float, above: int, **options: object) -> Potential:
 
 def layers_made(potential: Potential, radial: str) -> list[int]:
     evaluator = potential.model.compiled(radial)
-    return [layer.program.dim_in for layer in evaluator.layers]
+    return [layer.program.dim_in for layer in evaluator.layers(None)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -73,7 +73,7 @@ def test_training_leaves_nothing_out() -> None:
     """The weights may come back."""
     potential = worn_potential(1e-35, 0).requires_grad_(True)
     evaluator = potential.model.compiled("exact", trained=True)
-    assert [layer.program.dim_in for layer in evaluator.layers] == [16, 16]
+    assert [layer.program.dim_in for layer in evaluator.layers(None)] == [16, 16]
 
 
 def test_weights_that_come_back_are_noticed() -> None:

@@ -13,6 +13,7 @@ import mlip
 from mlip import ops
 from mlip.convert import atoms_to_graph
 from mlip.models import MACE
+from mlip.neighbors import neighbor_list
 from mlip.potential import Potential
 from mlip.training.config import TrainingConfig
 from mlip.training.optimizer import make_optimizer
@@ -59,6 +60,22 @@ def test_threads_do_not_change_a_bit(dtype: torch.dtype, n_structures: int, trai
     assert len(results[0]) > (10 if training else 2)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize(("repeats", "cutoff"), [((15, 15, 15), 6.0), ((7, 7, 7), 14.5)])
+def test_threads_do_not_change_a_long_list(repeats: tuple[int, int, int], cutoff: float) -> None:
+    """Lists of more than a million pairs are written past the caches by several threads, long rows too."""
+    atoms = bulk("Si", cubic=True) * repeats
+    atoms.rattle(0.05, seed=0)
+    atoms.positions[:200] -= atoms.cell[0]
+    arguments = torch.tensor(atoms.positions), torch.tensor(atoms.cell.array), torch.tensor(atoms.pbc), cutoff
+    lists = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        lists.append(neighbor_list(*arguments))
+    assert lists[0][0].shape[1] > 1.1 * 2**20
+    for found, shifts in lists[1:]:
+        assert torch.equal(found, lists[0][0]) and torch.equal(shifts, lists[0][1])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

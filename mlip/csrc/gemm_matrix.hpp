@@ -49,32 +49,43 @@ class Matrix {
 // Rows that are added up at once in products A^T B: more, since C comes and goes each time.
 constexpr int64_t rows_of_sum = 256;
 
-// C (k, n) = A^T B of A (m, k) and B (m, n), m <= rows_of_sum; added to C if asked for. Only rows [begin, end) of C.
+// A part of a matrix.
+struct Part {
+  int64_t row, end_row, column, end_column;
+};
+
+// C (k, n) = A^T B of A (m, k) and B (m, n), m <= rows_of_sum; added to C if asked for. Only a part of C, with all columns
+// where n is not a whole number of vectors.
 template <class Real>
 class TransposedProduct {
  public:
-  TransposedProduct(int64_t k, int64_t n, int64_t begin, int64_t end) : k_(k), n_(n), begin_(begin), end_(end) {
+  TransposedProduct(int64_t k, int64_t n, const Part& part) : k_(k), n_(n), part_(part) {
     if (n % gemm_.lanes) packed_.reset(packed_size<Real>(rows_of_sum, n));
   }
 
   void operator()(int64_t m, const Real* a, const Real* b, Real* c, bool add) {
-    const int64_t rows = end_ - begin_;
-    a += begin_, c += begin_ * n_;
-    if (!packed_.data()) return gemm_.multiply_direct(rows, n_, m, a, 1, k_, b, n_, c, n_, add);
+    const int64_t rows = part_.end_row - part_.row, columns = part_.end_column - part_.column;
+    a += part_.row, b += part_.column, c += part_.row * n_ + part_.column;
+    if (!packed_.data()) return gemm_.multiply_direct(rows, columns, m, a, 1, k_, b, n_, c, n_, add);
     gemm_.pack(b, m, n_, n_, 1, packed_.data());
     gemm_.multiply(rows, n_, m, a, 1, k_, packed_.data(), c, n_, add);
   }
 
  private:
   const GemmKernels<Real>& gemm_ = gemm_kernels<Real>();
-  int64_t k_, n_, begin_, end_;
+  int64_t k_, n_;
+  Part part_;
   Buffer<Real> packed_;
 };
 
-// Row `part` of `parts` of k rows: where it begins. Parts are whole panels of the kernels.
-inline int64_t part_of_rows(int64_t k, int64_t part, int64_t parts) {
-  constexpr int64_t panel = 12;
-  return std::min(k, (k + panel - 1) / panel * part / parts * panel);
+// Parts [first, last) of `parts` of C (k, n), so that a thread reads little of A and B: whole panels of the kernels.
+template <class Real>
+Part part_of(int64_t k, int64_t n, int64_t first, int64_t last, int64_t parts) {
+  const bool by_column = n > k && n % gemm_kernels<Real>().lanes == 0;
+  const int64_t size = by_column ? n : k, panel = by_column ? 4 * gemm_kernels<Real>().lanes : 12;
+  const auto begin_of = [&](int64_t part) { return std::min(size, (size + panel - 1) / panel * part / parts * panel); };
+  const int64_t begin = begin_of(first), end = begin_of(last);
+  return by_column ? Part{0, k, begin, end} : Part{begin, end, 0, n};
 }
 
 }  // namespace mlip

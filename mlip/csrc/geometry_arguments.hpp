@@ -2,7 +2,6 @@
 #pragma once
 #include <string>
 
-#include "memory.hpp"
 #include "torch_abi.hpp"
 
 namespace mlip {
@@ -27,21 +26,9 @@ inline bool has_shape(const abi::Tensor& tensor, std::initializer_list<int64_t> 
   return true;
 }
 
-// A tensor for an output, where it may be large: on pages whose first touch costs little.
+// A tensor for an output, of the same type.
 inline abi::Tensor new_output(const abi::Tensor& like, std::initializer_list<int64_t> shape) {
-  auto out = like.new_empty(shape, like.dtype());
-  int64_t bytes = like.dtype() == aoti_torch_dtype_float64() ? 8 : 4;
-  for (const int64_t size : shape) bytes *= size;
-  prefer_huge_pages(out.data<void>(), bytes);
-  return out;
-}
-
-inline abi::Tensor new_output_like(const abi::Tensor& like) {
-  auto out = like.empty_like();
-  int64_t bytes = like.dtype() == aoti_torch_dtype_float64() ? 8 : 4;
-  for (int axis = 0; axis < like.ndim(); axis++) bytes *= like.size(axis);
-  prefer_huge_pages(out.data<void>(), bytes);
-  return out;
+  return like.new_empty(shape, like.dtype());
 }
 
 // Calls body(Real{}) with the type of the tensor, float or double.

@@ -260,13 +260,14 @@ void backward_weight(const Problem& p, const Real* grad, const Real* x, Real* gr
     for (size_t k = 0; k < grads.size(); k++) {
       if (p.sources[k] < 0) continue;
       const int64_t width = p.channels_in[p.sources[k]];
-      const int64_t row = part_of_rows(width, first, parts), end_row = part_of_rows(width, last, parts);
-      TransposedProduct<Real> add_product(width, n, row, end_row);
+      const Part part = part_of<Real>(width, n, first, last, parts);
+      TransposedProduct<Real> add_product(width, n, part);
       auto group = p.groups.begin();
       for (int64_t element = 0; element < p.elements; element++) {
         Real* to = grad_weight + element * p.matrix_numbers + p.matrices[k];
         if (group == p.groups.end() || group->element != element) {
-          std::fill(to + row * n, to + end_row * n, Real(0));
+          for (int64_t row = part.row; row < part.end_row; row++)
+            std::fill(to + row * n + part.column, to + row * n + part.end_column, Real(0));
           continue;
         }
         const GroupRows<Real> rows(p, *group++, p.dims_out[k]);
@@ -300,7 +301,7 @@ void irreps_linear_backward(StableIValue* stack, uint64_t, uint64_t) {
   const abi::Tensor &x = given.x, &weight = given.weight;
   expect(grad.dtype() == x.dtype() && has_shape(grad, {problem.components_out, problem.atoms, problem.channels_out}),
          name, "grad: expected a contiguous tensor of the shape and type of the output");
-  auto grad_x = need_x ? new_output_like(x) : x.new_empty({0}, x.dtype());
+  auto grad_x = need_x ? x.empty_like() : x.new_empty({0}, x.dtype());
   auto grad_weight = need_weight ? new_output(weight, {weight.size(0), weight.size(1)}) : x.new_empty({0}, x.dtype());
   for_real(x, [&](auto real) {
     using Real = decltype(real);

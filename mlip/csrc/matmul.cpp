@@ -22,7 +22,7 @@ template <class Real>
 void multiply_transposed(int64_t m, int64_t n, int64_t k, const Real* a, const Real* b, Real* c) {
   const int64_t parts = worth_threads(m * n * k) ? abi::num_threads() : 1;
   abi::parallel_for(0, parts, 1, [&](int64_t first, int64_t last) {
-    TransposedProduct<Real> add_product(k, n, part_of_rows(k, first, parts), part_of_rows(k, last, parts));
+    TransposedProduct<Real> add_product(k, n, part_of<Real>(k, n, first, last, parts));
     add_product(std::min(rows_of_sum, m), a, b, c, false);
     for (int64_t row = rows_of_sum; row < m; row += rows_of_sum)
       add_product(std::min(rows_of_sum, m - row), a + row * k, b + row * n, c, true);

@@ -61,8 +61,6 @@ class Exact {
     auto grad_activations = given_.x.new_empty({graph_.num_edges, units_}, dtype);
     auto grad_matrix = need_matrix ? given_.x.new_empty({units_, columns_}, dtype) : given_.x.new_empty({0}, dtype);
     args_.grad_coupling = grad_coupling.data<Real>(), grad_activations_ = grad_activations.data<Real>();
-    prefer_huge_pages(args_.grad_coupling,
-                      graph_.num_edges * graph_.sizes.coupling * static_cast<int64_t>(sizeof(Real)));
 
     packed_.resize(packed_size<Real>(units_, columns_)), transposed_.resize(packed_size<Real>(columns_, units_));
     gemm_.pack(matrix_, units_, columns_, columns_, 1, packed_.data());

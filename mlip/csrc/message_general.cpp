@@ -223,7 +223,6 @@ void forward(const Given& given, Radial& radial, StableIValue* stack) {
   const int64_t channels = shared.channels, size = abi::product({graph.program.rows, shared.num_atoms, channels});
   auto out = given.x.new_empty({size}, given.x.dtype());
   shared.out[0] = out.template data<Real>();
-  prefer_huge_pages(shared.out[0], size * static_cast<int64_t>(sizeof(Real)));
   const int64_t tile = gemm_kernels<Real>().tile;
   shared.path_stride = tile, shared.edge_stride = graph.paths * tile;
   abi::parallel_for(0, shared.num_atoms, 8, [&](int64_t begin, int64_t end) {

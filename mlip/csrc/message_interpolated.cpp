@@ -56,7 +56,6 @@ void backward(const Arguments& given, const abi::Tensor& grad, bool need_x, bool
   auto grad_coupling = given.x.new_empty({graph.num_edges, graph.sizes.coupling}, given.x.dtype());
   auto grad_weights = given.x.new_empty({graph.num_edges, 4}, given.x.dtype());
   args.grad_coupling = grad_coupling.data<Real>(), args.grad_weights = grad_weights.data<Real>();
-  prefer_huge_pages(args.grad_coupling, graph.num_edges * graph.sizes.coupling * static_cast<int64_t>(sizeof(Real)));
   const auto& kernels = kernels_of<Real>(graph.hidden, graph.harmonics);
   const auto run = kernels.interpolated.backward;
   if (need_x)

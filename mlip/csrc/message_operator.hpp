@@ -6,7 +6,6 @@
 #include <string>
 #include <vector>
 
-#include "memory.hpp"
 #include "message.hpp"
 #include "torch_abi.hpp"
 
@@ -114,7 +113,6 @@ abi::Tensor allocate_messages(const MessageGraph& graph, const abi::Tensor& x, M
   const int64_t size = message_size(graph);
   auto out = x.new_empty({size}, x.dtype());
   find_blocks(graph, out.template data<Real>(), args.out);
-  prefer_huge_pages(args.out[0], size * static_cast<int64_t>(sizeof(Real)));
   return out;
 }
 template <class Real>
@@ -168,28 +166,46 @@ class SortedByKnot {
     constexpr int64_t most_rows = 2560;  // of 64 bytes: what stays in the second-level cache
     const int64_t most = std::clamp<int64_t>(most_rows / rows, 1, std::max<int64_t>(args.num_atoms, 1));
     const int64_t chunks = (args.num_atoms + most - 1) / most;
-    std::vector<int64_t> next(knots + 1);
     for (int64_t chunk = 0; chunk <= chunks; chunk++) centers_.push_back(std::min(chunk * most, args.num_atoms));
-    for (int64_t chunk = 0; chunk < chunks; chunk++) {
-      const int64_t begin = args.offsets[centers_[chunk]], end = args.offsets[centers_[chunk + 1]];
-      std::fill(next.begin(), next.end(), 0);
-      for (int64_t e = begin; e < end; e++) next[args.knot[e] + 1]++;
-      next[0] = begin;
-      for (int64_t k = 0; k < knots; k++) next[k + 1] += next[k];
-      offsets_.insert(offsets_.end(), next.begin(), next.end());
-      for (int64_t i = centers_[chunk]; i < centers_[chunk + 1]; i++)
-        for (int64_t e = args.offsets[i]; e < args.offsets[i + 1]; e++) {
-          const int64_t place = next[args.knot[e]]++;
-          order_[place] = e, center_[place] = i, neighbor_[place] = args.neighbor[e];
-          std::copy_n(args.weights + 4 * e, 4, &weights_[4 * place]);
-        }
-    }
+    offsets_.resize(chunks * (knots + 1));
+    abi::parallel_for(0, chunks, 1, [&](int64_t first, int64_t last) {
+      std::vector<int64_t> next(knots + 1);
+      for (int64_t chunk = first; chunk < last; chunk++) sort(args, chunk, knots, next.data());
+    });
     edges_ = {chunks,         knots,           most, centers_.data(), offsets_.data(), order_.data(), center_.data(),
               neighbor_.data(), weights_.data()};
   }
   const EdgesByKnot<Real>& edges() const { return edges_; }
 
+  // Knots in `count` ranges of about equal numbers of edges.
+  std::vector<int64_t> ranges(int64_t count) const {
+    const int64_t knots = edges_.knots;
+    std::vector<int64_t> before(knots + 1, 0), bounds(count + 1, knots);  // edges of the knots before
+    for (int64_t chunk = 0; chunk < edges_.chunks; chunk++)
+      for (int64_t k = 0; k <= knots; k++)
+        before[k] += offsets_[chunk * (knots + 1) + k] - offsets_[chunk * (knots + 1)];
+    for (int64_t k = 0; k < count; k++)
+      bounds[k] = std::lower_bound(before.begin(), before.end(), before[knots] * k / count) - before.begin();
+    bounds[0] = 0;
+    return bounds;
+  }
+
  private:
+  void sort(const MessageArguments<Real>& args, int64_t chunk, int64_t knots, int64_t* next) {
+    const int64_t begin = args.offsets[centers_[chunk]], end = args.offsets[centers_[chunk + 1]];
+    std::fill_n(next, knots + 1, 0);
+    for (int64_t e = begin; e < end; e++) next[args.knot[e] + 1]++;
+    next[0] = begin;
+    for (int64_t k = 0; k < knots; k++) next[k + 1] += next[k];
+    std::copy_n(next, knots + 1, &offsets_[chunk * (knots + 1)]);
+    for (int64_t i = centers_[chunk]; i < centers_[chunk + 1]; i++)
+      for (int64_t e = args.offsets[i]; e < args.offsets[i + 1]; e++) {
+        const int64_t place = next[args.knot[e]]++;
+        order_[place] = e, center_[place] = i, neighbor_[place] = args.neighbor[e];
+        std::copy_n(args.weights + 4 * e, 4, &weights_[4 * place]);
+      }
+  }
+
   std::vector<int64_t> order_, center_, neighbor_, centers_, offsets_;
   std::vector<Real> weights_;
   EdgesByKnot<Real> edges_;
@@ -204,15 +220,15 @@ abi::Tensor table_gradient(MessageArguments<Real> args, const abi::Tensor& table
   const int64_t knots = table.size(0), blocks = table.size(1), lanes = table.size(4), row = table.size(2) * 3 * lanes;
   auto grad = table.new_empty({knots, blocks, table.size(2), 3, lanes}, table.dtype());
   args.grad_table = grad.template data<Real>();
-  prefer_huge_pages(args.grad_table, knots * blocks * row * static_cast<int64_t>(sizeof(Real)));
   const SortedByKnot<Real> sorted(args, num_edges, knots, rows);
   args.by_knot = sorted.edges();
   const int64_t ranges = std::clamp<int64_t>(16 / blocks, 1, std::max<int64_t>(knots / 32, 1));
+  const auto bounds = sorted.ranges(ranges);
   abi::parallel_for(0, ranges * blocks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin, next; task < end; task = next) {
       const int64_t range = task / blocks, lump = task % blocks;
       next = std::min(end, (range + 1) * blocks);
-      const int64_t first = knots * range / ranges, last = knots * (range + 1) / ranges;
+      const int64_t first = bounds[range], last = bounds[range + 1];
       for (int64_t knot = first; knot < last; knot++)
         std::fill_n(args.grad_table + (knot * blocks + lump) * row, (next - task) * row, Real(0));
       run(args, first, last, lump * lanes, (lump + next - task) * lanes);

@@ -37,7 +37,6 @@ struct Outer {
   void forward(StableIValue* stack) {
     auto out = given.left.new_empty({rows, atoms, columns}, given.left.dtype());
     Real* to = out.template data<Real>();
-    prefer_huge_pages(to, rows * atoms * columns * static_cast<int64_t>(sizeof(Real)));
     abi::parallel_for(0, atoms, 16, [&](int64_t begin, int64_t end) {
       std::vector<Real> packed;
       for (int64_t i = begin; i < end; i++) {

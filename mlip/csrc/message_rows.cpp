@@ -99,7 +99,6 @@ void backward(const Arguments& given, const abi::Tensor& grad, bool need_x, Stab
   args.grad_coupling = grad_coupling.data<Real>();
   RowSums<Real> sums(args.radial_row, edges, rows, length, given.x, grad_radial.data<Real>());
   args.grad_radial_at = sums.at();
-  prefer_huge_pages(args.grad_coupling, edges * graph.sizes.coupling * static_cast<int64_t>(sizeof(Real)));
   const auto run = kernels_of<Real>(graph.hidden, graph.harmonics).array.backward;
   if (need_x)
     sum_over_pieces(args, graph.sizes.components_x * graph.channels, grad_x.data<Real>(),

@@ -6,7 +6,6 @@
 #include <string>
 #include <vector>
 
-#include "large_outputs.hpp"
 #include "neighbor_grid.hpp"
 #include "torch_abi.hpp"
 
@@ -121,8 +120,8 @@ void pairs_within(StableIValue* stack, uint64_t, uint64_t) {
   });
   for (size_t part = 0; part < parts; part++) begin[part + 1] += begin[part];
   const int64_t n_kept = begin[parts];
-  auto index = new_output<int64_t>(pairs.index, 2, n_kept, aoti_torch_dtype_int64());
-  auto shift = new_output<int32_t>(pairs.index, n_kept, 3, aoti_torch_dtype_int32());
+  auto index = pairs.index.new_empty({2, n_kept}, aoti_torch_dtype_int64());
+  auto shift = pairs.index.new_empty({n_kept, 3}, aoti_torch_dtype_int32());
   auto *centers = index.data<int64_t>(), *neighbors = centers + n_kept;
   auto* shifts = shift.data<int32_t>();
   const auto* from = pairs.index.data<int64_t>();

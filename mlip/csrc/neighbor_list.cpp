@@ -12,7 +12,6 @@
 
 #include "binned_atoms.hpp"
 #include "found_rows.hpp"
-#include "large_outputs.hpp"
 #include "memory.hpp"
 
 namespace mlip {
@@ -22,6 +21,7 @@ namespace {
 constexpr int64_t bins_per_task = 16, atoms_per_task = 1024;
 constexpr double usable_memory = 0.75;           // the compact rows take some beside the outputs
 constexpr int64_t most_kept_bytes = int64_t{512} << 20;  // between calls
+constexpr int64_t most_cached_pairs = int64_t{1} << 20;  // 29 MB: longer lists will not be found in a cache
 constexpr int64_t most_candidates = INT32_MAX - 1024;
 
 double usable_bytes() { return usable_memory * free_memory(); }
@@ -128,9 +128,11 @@ class Search {
   }
 
   void write(int64_t* centers, int64_t* neighbors, int32_t* shifts) const {
+    // One thread alone is faster through its caches than past them; several have to share the way to the memory.
+    const bool past_caches = abi::num_threads() > 1 && work_.offsets[n_atoms_] > most_cached_pairs;
     abi::parallel_for(0, n_atoms_, atoms_per_task, [&](int64_t first, int64_t last) {
-      kernels_.write(work_.rows.data(), work_.offsets.data(), atoms().wraps.data(), first, last, centers, neighbors,
-                     shifts);
+      kernels_.write(work_.rows.data(), work_.offsets.data(), atoms().wraps.data(), first, last, past_caches, centers,
+                     neighbors, shifts);
     });
   }
 
@@ -263,8 +265,8 @@ void run(const Arguments& args, StableIValue* stack) {
   auto work = Workspace::take();
   const Search<Real> search(args, *work);
   const int64_t n_pairs = search.n_pairs();
-  auto edge_index = new_output<int64_t>(args.positions, 2, n_pairs, aoti_torch_dtype_int64());
-  auto edge_shift = new_output<int32_t>(args.positions, n_pairs, 3, aoti_torch_dtype_int32());
+  auto edge_index = args.positions.new_empty({2, n_pairs}, aoti_torch_dtype_int64());
+  auto edge_shift = args.positions.new_empty({n_pairs, 3}, aoti_torch_dtype_int32());
   auto* index = edge_index.data<int64_t>();
   search.write(index, index + n_pairs, edge_shift.data<int32_t>());
   Workspace::keep(std::move(work));

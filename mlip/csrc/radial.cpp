@@ -5,7 +5,6 @@
 #include "gemm.hpp"
 #include "geometry_arguments.hpp"
 #include "kernels/radial.hpp"
-#include "large_outputs.hpp"
 
 namespace mlip {
 namespace {
@@ -62,8 +61,8 @@ void bessel_basis(StableIValue* stack, uint64_t, uint64_t) {
   const auto compute = [&](auto zero) {
     using Real = decltype(zero);
     const int64_t apart = basis.apply_cutoff ? 0 : count;
-    auto values = new_output<Real>(distance, count, basis.size, dtype_of<Real>());
-    auto derivatives = new_output<Real>(distance, count, basis.size, dtype_of<Real>());
+    auto values = distance.new_empty({count, basis.size}, dtype_of<Real>());
+    auto derivatives = distance.new_empty({count, basis.size}, dtype_of<Real>());
     auto envelope = distance.new_empty({apart}, dtype_of<Real>());
     auto envelope_slope = distance.new_empty({apart}, dtype_of<Real>());
     const double *r = distance.data<double>(), *t = transformed.data<double>(), *dt = slope.data<double>();
@@ -115,8 +114,8 @@ void radial_activations(StableIValue* stack, uint64_t, uint64_t) {
     using Real = decltype(zero);
     const auto& gemm = gemm_kernels<Real>();
     const int64_t units = widths[layers - 1];
-    auto out = new_output<Real>(basis, count, units, basis.dtype());
-    auto slopes = new_output<Real>(basis, count, units, basis.dtype());
+    auto out = basis.new_empty({count, units}, basis.dtype());
+    auto slopes = basis.new_empty({count, units}, basis.dtype());
     Perceptron<Real> network{layers, inputs, {}, {}};
     Buffer<Real> packed;
     int64_t size = 0;

@@ -4,7 +4,6 @@
 #include <cstring>
 
 #include "geometry_arguments.hpp"
-#include "large_outputs.hpp"
 
 namespace mlip {
 namespace {
@@ -68,7 +67,7 @@ void take_rows(StableIValue* stack, uint64_t, uint64_t) {
   const auto* row = rows.data<int64_t>();
   for_real(x, [&](auto zero) {
     using Real = decltype(zero);
-    auto out = new_output<Real>(x, count, size, x.dtype());
+    auto out = x.new_empty({count, size}, x.dtype());
     const Real* from = x.data<Real>();
     Real* to = out.template data<Real>();
     abi::parallel_for(0, count, rows_per_task, [&](int64_t begin, int64_t end) {

@@ -4,7 +4,6 @@
 
 #include "geometry_arguments.hpp"
 #include "kernels/silu.hpp"
-#include "large_outputs.hpp"
 
 namespace mlip {
 namespace {
@@ -61,7 +60,7 @@ void silu(StableIValue* stack, uint64_t, uint64_t) {
   given.check();
   for_real(given.z, [&](auto zero) {
     using Real = decltype(zero);
-    auto out = new_output<Real>(given.z, given.rows, given.columns, given.z.dtype());
+    auto out = given.z.new_empty({given.rows, given.columns}, given.z.dtype());
     const Real *z = given.z.data<Real>(), *factor = given.factor.data<Real>();
     Real* to = out.template data<Real>();
     given.for_tasks([&](int64_t begin, int64_t count) {
@@ -85,7 +84,7 @@ void silu_backward(StableIValue* stack, uint64_t, uint64_t) {
   for_real(given.z, [&](auto zero) {
     using Real = decltype(zero);
     const auto make = [&](bool needed) {
-      return needed ? new_output<Real>(given.z, given.rows, given.columns, given.z.dtype())
+      return needed ? given.z.new_empty({given.rows, given.columns}, given.z.dtype())
                     : given.z.new_empty({0}, given.z.dtype());
     };
     auto grad_z = make(need_z), grad_factor = make(need_factor);

@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "kept_memory.hpp"
 #include "subnormals.hpp"
 
 extern "C" {
@@ -90,15 +91,25 @@ inline int64_t product(std::initializer_list<int64_t> sizes) {
 
 // Strides of a contiguous tensor of up to eight axes. A tensor without elements may have sizes beyond any memory too.
 struct Strides {
-  explicit Strides(std::initializer_list<int64_t> shape) {
-    int64_t stride = 1;
-    for (auto axis = static_cast<int64_t>(shape.size()) - 1; axis >= 0; axis--) {
-      values[axis] = stride;
-      stride = product({stride, std::max<int64_t>(shape.begin()[axis], 1)});
+  Strides(const int64_t* sizes, int64_t ndim) {
+    bool empty = false;
+    for (int64_t axis = ndim - 1; axis >= 0; axis--) {
+      values[axis] = size;
+      size = product({size, std::max<int64_t>(sizes[axis], 1)});
+      empty |= sizes[axis] == 0;
     }
+    if (empty) size = 0;
   }
   int64_t values[8];
+  int64_t size = 1;  // numbers in the tensor
 };
+
+inline int64_t bytes_of(int32_t dtype) {
+  if (dtype == aoti_torch_dtype_float64() || dtype == aoti_torch_dtype_int64()) return 8;
+  if (dtype == aoti_torch_dtype_float32() || dtype == aoti_torch_dtype_int32()) return 4;
+  if (dtype == aoti_torch_dtype_bool()) return 1;
+  throw std::invalid_argument("mlip: a type of numbers that no operator knows");
+}
 
 // Owns one reference to a tensor. An operator owns its arguments, so each is wrapped before anything can throw.
 class Tensor {
@@ -126,33 +137,10 @@ class Tensor {
 
   // An uninitialised, contiguous tensor on the same device.
   Tensor new_empty(std::initializer_list<int64_t> shape, int32_t dtype) const {
-    const auto ndim = static_cast<int64_t>(shape.size());
-    const Strides strides(shape);
-    AtenTensorHandle made = nullptr;
-    MLIP_ABI(aoti_torch_empty_strided(ndim, shape.begin(), strides.values, dtype, device_type(), device_index(), &made));
-    return Tensor(made);
+    return new_empty(shape.begin(), static_cast<int64_t>(shape.size()), dtype);
   }
-
   // The same, in shape and type as this one, which is contiguous.
-  Tensor empty_like() const {
-    const int64_t ndim = this->ndim(), *sizes = get<int64_t*>(aoti_torch_get_sizes);
-    std::vector<int64_t> strides(ndim, 1);
-    for (int64_t axis = ndim - 2; axis >= 0; axis--) strides[axis] = strides[axis + 1] * sizes[axis + 1];
-    AtenTensorHandle made = nullptr;
-    MLIP_ABI(aoti_torch_empty_strided(ndim, sizes, strides.data(), dtype(), device_type(), device_index(), &made));
-    return Tensor(made);
-  }
-
-  // A contiguous tensor on the CPU in memory of our own, given to `deleter` with the last reference.
-  static Tensor from_memory(void* data, std::initializer_list<int64_t> shape, int32_t dtype,
-                            void (*deleter)(void* data, void* context), void* context) {
-    const auto ndim = static_cast<int64_t>(shape.size());
-    const Strides strides(shape);
-    AtenTensorHandle made = nullptr;
-    MLIP_ABI(torch_from_blob(data, ndim, shape.begin(), strides.values, 0, dtype, aoti_torch_device_type_cpu(), -1, &made,
-                             aoti_torch_layout_strided(), nullptr, 0, deleter, context));
-    return Tensor(made);
-  }
+  Tensor empty_like() const { return new_empty(get<int64_t*>(aoti_torch_get_sizes), ndim(), dtype()); }
 
   // Hands the reference over to the caller of the operator.
   StableIValue release() {
@@ -163,6 +151,26 @@ class Tensor {
   }
 
  private:
+  Tensor new_empty(const int64_t* sizes, int64_t ndim, int32_t dtype) const {
+    const Strides strides(sizes, ndim);
+    const auto bytes = static_cast<size_t>(strides.size * bytes_of(dtype));
+    AtenTensorHandle made = nullptr;
+    if (!on_cpu() || bytes < mlip::KeptMemory::least_bytes) {
+      MLIP_ABI(aoti_torch_empty_strided(ndim, sizes, strides.values, dtype, device_type(), device_index(), &made));
+      return Tensor(made);
+    }
+    using Block = mlip::KeptMemory::Block;
+    auto block = std::make_unique<Block>(mlip::KeptMemory::instance().take(bytes));
+    const auto give_back = [](void*, void* context) {
+      const std::unique_ptr<Block> owned(static_cast<Block*>(context));
+      mlip::KeptMemory::instance().give_back(*owned);
+    };
+    MLIP_ABI(torch_from_blob(block->data, ndim, sizes, strides.values, 0, dtype, device_type(), -1, &made,
+                             aoti_torch_layout_strided(), nullptr, 0, give_back, block.get()));
+    block.release();
+    return Tensor(made);
+  }
+
   template <class T>
   T get(int32_t (*getter)(AtenTensorHandle, T*)) const {
     T out{};

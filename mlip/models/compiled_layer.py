@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mlip import ops
-from mlip.models.compiled_maps import ChannelMap, in_precision
+from mlip.models.compiled_maps import ChannelMap, in_precision, of_present
 from mlip.models.compiled_message import CompiledMessage, Interpolation, Pairs
 from mlip.models.compiled_radial import RadialInputs
 from mlip.models.mace_layer import Layer, NonLinearInteraction
@@ -26,13 +26,21 @@ class CompiledLayer:
         elements: features (1, Z, C) before the first layer, which depend on the elements only; None for the others.
         dtype: of the evaluation.
         trained: whether the parameters change at every step: products of them must cost little.
+        present: elements (S,) that weights are taken of, in place of all; `elements` are of these, too.
     """
 
-    def __init__(self, layer: Layer, elements: Tensor | None, dtype: torch.dtype, trained: bool) -> None:
+    def __init__(
+        self,
+        layer: Layer,
+        elements: Tensor | None,
+        dtype: torch.dtype,
+        trained: bool,
+        present: Tensor | None = None,
+    ) -> None:
         interaction = layer.interaction
         dims, dims_message = _dims(layer.before.irreps), _dims(layer.options.message_irreps)
         up = ChannelMap.of(interaction.up, dims)
-        skip = ChannelMap.of(layer.skip, dims if layer.residual else dims_message)
+        skip = ChannelMap.of(layer.skip, dims if layer.residual else dims_message, present)
         self.gate: CompiledGate | None = None
         norm = 1.0
         if isinstance(interaction, NonLinearInteraction):
@@ -48,7 +56,7 @@ class CompiledLayer:
         self.residual, self.agnostic_product = layer.residual, layer.agnostic_product
         self.skip = skip.to(dtype) if self.residual else None
         self.product = ChannelMap.of(layer.product, _dims(layer.after.irreps)).to(dtype)
-        self.program, self.coefficients = _polynomials(layer, dtype)
+        self.program, self.coefficients = _polynomials(layer, dtype, present)
         if elements is not None and self.residual:
             self.element_skip = ops.pad_channels(skip.of_elements(elements), dtype, 2).to(dtype)
 
@@ -67,7 +75,7 @@ class CompiledLayer:
         features = None
         if self.gate is not None:
             assert inputs is not None
-            features = run(self.gate.pair_features, inputs.basis()[0], pairs.ends, pairs.species)
+            features = run(self.gate.pair_features, inputs.basis()[0], pairs.ends, pairs.elements)
         activations = None
         if place is None:
             assert inputs is not None
@@ -137,9 +145,11 @@ def _dims(irreps: Irreps) -> list[int]:
     return [ir.dim for ir in irreps]
 
 
-def _polynomials(layer: Layer, dtype: torch.dtype) -> tuple[ops.ContractionProgram, Tensor]:
+def _polynomials(layer: Layer, dtype: torch.dtype, present: Tensor | None) -> tuple[ops.ContractionProgram, Tensor]:
     """The products of a layer as one sparse polynomial, and the coefficients of its terms."""
     contraction = layer.contraction
-    coefficients = contraction.program.coefficients([contraction.weights[name] for _, name in contraction.terms])
+    of = None if layer.agnostic_product else present
+    weights = [of_present(contraction.weights[name], of) for _, name in contraction.terms]
+    coefficients = contraction.program.coefficients(weights)
     packed = ops.pack_coefficients(ops.pad_channels(coefficients, dtype, 2).to(dtype))
     return contraction.program, ops.of_parameters(packed)

@@ -21,6 +21,11 @@ def in_precision(module: M, dtype: torch.dtype) -> M:
     return module if next(module.parameters()).dtype == dtype else deepcopy(module).to(dtype)
 
 
+def of_present(weights: Tensor, present: Tensor | None) -> Tensor:
+    """Of weights by element (Z, ...) those of `present` (S,), all if None."""
+    return weights if present is None else weights.index_select(0, present)
+
+
 class CompiledMap(NamedTuple):
     """A `ChannelMap` as `ops.irreps_linear` takes it."""
 
@@ -59,11 +64,13 @@ class ChannelMap:
         self.dims_out, self.sources, self.matrices = list(dims_out), list(sources), list(matrices)
 
     @classmethod
-    def of(cls, module: IrrepsLinear | ElementLinear, dims_in: Sequence[int]) -> ChannelMap:
-        """The map of a module."""
+    def of(
+        cls, module: IrrepsLinear | ElementLinear, dims_in: Sequence[int], present: Tensor | None = None
+    ) -> ChannelMap:
+        """The map of a module; of one with a matrix by element, those of `present` (S,) only if given."""
         starts = [sum(dims_in[:k]) for k in range(len(dims_in))]
         sources = [None if where is None else starts.index(where.start) for _, where in module.blocks]
-        matrices = [w * module.norm for w in module.weights]
+        matrices = [(w if w.dim() == 2 else of_present(w, present)) * module.norm for w in module.weights]
         channels = [matrices[0].shape[-2]] * len(dims_in)
         return cls(dims_in, channels, [dim for dim, _ in module.blocks], sources, matrices)
 

@@ -27,8 +27,9 @@ class Pairs(NamedTuple):
     neighbor: Tensor  # (E,)
     offsets: Tensor  # (N + 1,)
     harmonics: Tensor  # (E, dim_Y), of the vectors from center to neighbor
-    species: Tensor  # (N,)
-    present: Tensor  # (S,) the element indices that occur
+    elements: Tensor  # (N,) indices of the model's elements
+    species: Tensor  # (N,) indices of the elements that the layers have weights of
+    present: Tensor  # (S,) those that occur
     couplings: Mapping[ops.MessageProgram, Tensor]  # (E, K) each
     shared: Tensor | None  # (E,) the row of activations of each edge; None: it has its own
 

@@ -38,7 +38,7 @@ LARGEST_KEPT = 2**29
 #: Knots in training: forces of MACE-MP-0 are right to 1e-5 eV/Å, a thousandth of what training can reach.
 TRAINING_KNOTS = 1025
 #: Pairs for each knot from which on tables cost less than exact functions in training.
-WORTHWHILE = 6
+WORTHWHILE = 12
 #: Stands for distance zero, where sin(x)/x and powers can't be evaluated.
 NEAR_ZERO = 1e-6
 

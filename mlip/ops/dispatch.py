@@ -14,6 +14,11 @@ from torch.autograd import forward_ad
 from mlip import _extension
 
 
+def full_precision(tensor: Tensor) -> torch.autocast:
+    """Not the lower precision that the caller's `torch.autocast` may ask for: the operators on a device take one."""
+    return torch.autocast(tensor.device.type, enabled=False)
+
+
 def in_forward_mode() -> bool:
     """Whether derivatives in forward mode may be wanted; the compiled operators have none: they would be zero."""
     return forward_ad._current_level >= 0

@@ -1,5 +1,7 @@
 #include "neighbor_search.hpp"
 
+#include <algorithm>
+
 #include "compress.hpp"
 
 namespace mlip::MLIP_ISA {
@@ -179,22 +181,28 @@ MLIP_INLINE void prefetch(const int32_t* from, int64_t words) {
   for (int64_t k = 0; k < words; k += 16) __builtin_prefetch(from + k, 0, 3);
 }
 
-// Whole vectors are written as long as they end before the last row does: what is too much lands in the next row, which
-// is written later.
-void write(const Row* rows, const int64_t* offsets, const int32_t* wraps, int64_t first, int64_t last, int64_t* centers,
-           int64_t* neighbors, int32_t* shifts) {
+// Where rows are written: the first of `centers` and its like is that of pair `first_pair`, and up to pair `last_pair` they
+// may be written over.
+struct Written {
+  int64_t *centers, *neighbors;
+  int32_t* shifts;
+  int64_t first_pair, last_pair;
+};
+
+// Whole vectors are written as long as they end before `last_pair`: what is too much lands in the next row, which is
+// written later. Rows up to `known` come after.
+MLIP_INLINE void write_rows(const Row* rows, const int64_t* offsets, const int32_t* wraps, int64_t first, int64_t last,
+                            int64_t known, const Triples& triples, const Written& to) {
   constexpr int64_t rows_ahead = 4;
-  const Triples triples;
-  const int64_t end = offsets[last];
   for (int64_t i = first; i < last; i++) {
-    if (i + rows_ahead < last) {
+    if (i + rows_ahead < known) {
       const Row& next = rows[i + rows_ahead];
       prefetch(next.words, int64_t{next.count} * (1 + next.shift_words));
     }
     const Row row = rows[i];
-    const int64_t begin = offsets[i], count = row.count;
-    const bool whole = begin + count + lanes <= end;
-    int64_t *center = centers + begin, *neighbor = neighbors + begin, k = 0;
+    const int64_t begin = offsets[i] - to.first_pair, count = row.count;
+    const bool whole = offsets[i] + count + lanes <= to.last_pair;
+    int64_t *center = to.centers + begin, *neighbor = to.neighbors + begin, k = 0;
     for (const Wide self = Wide{} + i; k < (whole ? count : count - wide_lanes + 1); k += wide_lanes) {
       *reinterpret_cast<Wide*>(center + k) = self;
       widen(row.words + k, neighbor + k);
@@ -204,7 +212,7 @@ void write(const Row* rows, const int64_t* offsets, const int32_t* wraps, int64_
       neighbor[k] = row.words[k];
     }
     const int32_t *packed = row.words + count, *wrap = wraps + 3 * i;
-    int32_t* shift = shifts + 3 * begin;
+    int32_t* shift = to.shifts + 3 * begin;
     k = 0;
     if (row.shift_words == 0) {
       for (; k < (whole ? 3 * count : 3 * count - lanes + 1); k += lanes) *reinterpret_cast<Whole*>(shift + k) = Whole{};
@@ -224,6 +232,61 @@ void write(const Row* rows, const int64_t* offsets, const int32_t* wraps, int64_
       for (; k < 3 * count; k++) shift[k] = packed[k];
     }
   }
+}
+
+// Copies past the caches: a line that is written as a whole need not be read first.
+template <class T>
+MLIP_INLINE void copy_past_caches(const T* from, int64_t count, T* to) {
+#if defined(__AVX2__)
+  const auto misplaced = static_cast<int64_t>(reinterpret_cast<uintptr_t>(to) % 64 / sizeof(T));
+  const int64_t head = misplaced ? std::min<int64_t>(count, 64 / sizeof(T) - misplaced) : 0;
+  std::copy_n(from, head, to);
+  int64_t k = head;
+  for (; k + static_cast<int64_t>(64 / sizeof(T)) <= count; k += 64 / sizeof(T)) {
+#if defined(__AVX512F__)
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(to + k), _mm512_loadu_si512(from + k));
+#else
+    const auto* source = reinterpret_cast<const __m256i*>(from + k);
+    auto* target = reinterpret_cast<__m256i*>(to + k);
+    _mm256_stream_si256(target, _mm256_loadu_si256(source));
+    _mm256_stream_si256(target + 1, _mm256_loadu_si256(source + 1));
+#endif
+  }
+  std::copy_n(from + k, count - k, to + k);
+#else
+  std::copy_n(from, count, to);
+#endif
+}
+
+MLIP_INLINE void order_copies() {
+#if defined(__AVX2__)
+  _mm_sfence();
+#endif
+}
+
+void write(const Row* rows, const int64_t* offsets, const int32_t* wraps, int64_t first, int64_t last, bool past_caches,
+           int64_t* centers, int64_t* neighbors, int32_t* shifts) {
+  const Triples triples;
+  const Written all{centers, neighbors, shifts, 0, offsets[last]};
+  if (!past_caches) return write_rows(rows, offsets, wraps, first, last, last, triples, all);
+  constexpr int64_t most = 512;  // pairs that are put together in the first-level cache
+  alignas(64) int64_t piece_centers[most + lanes], piece_neighbors[most + lanes];
+  alignas(64) int32_t piece_shifts[3 * (most + lanes)];
+  for (int64_t i = first, next; i < last; i = next) {
+    const int64_t begin = offsets[i];
+    for (next = i + 1; next < last && offsets[next + 1] - begin <= most;) next++;
+    const int64_t count = offsets[next] - begin;
+    if (count > most) {
+      write_rows(rows, offsets, wraps, i, next, last, triples, {centers, neighbors, shifts, 0, offsets[next]});
+      continue;
+    }
+    write_rows(rows, offsets, wraps, i, next, last, triples,
+               {piece_centers, piece_neighbors, piece_shifts, begin, begin + most + lanes});
+    copy_past_caches(piece_centers, count, centers + begin);
+    copy_past_caches(piece_neighbors, count, neighbors + begin);
+    copy_past_caches(piece_shifts, 3 * count, shifts + 3 * begin);
+  }
+  order_copies();
 }
 
 }  // namespace

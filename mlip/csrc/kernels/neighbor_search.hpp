@@ -70,9 +70,9 @@ struct NeighborKernels {
   // `inner` are undecided: (place in the row, candidate), two words each.
   int32_t (*find)(const CandidateArrays& candidates, int32_t count, int32_t self, float inner, float outer,
                   int32_t* neighbors, int32_t* shifts, int32_t* undecided, int32_t* n_undecided);
-  // Writes the rows of centers first...last; that of center i begins at offsets[i].
+  // Writes the rows of centers first...last; that of center i begins at offsets[i]. Past the caches if asked for.
   void (*write)(const Row* rows, const int64_t* offsets, const int32_t* wraps, int64_t first, int64_t last,
-                int64_t* centers, int64_t* neighbors, int32_t* shifts);
+                bool past_caches, int64_t* centers, int64_t* neighbors, int32_t* shifts);
 };
 
 MLIP_FOR_EACH_ISA(extern const NeighborKernels neighbor_kernels;)
