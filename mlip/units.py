@@ -8,6 +8,8 @@ from numpy.typing import ArrayLike, NDArray
 
 #: 1 eV/Å³ in GPa (CODATA 2018: e = 1.602176634e-19 C, exact).
 EV_PER_A3_TO_GPA = 160.2176634
+#: Atomic units in ours (CODATA 2018).
+BOHR, HARTREE = 0.529177210903, 27.211386245988  # Å, eV
 VOIGT_INDICES = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 
 

@@ -14,15 +14,21 @@ from typing import TYPE_CHECKING
 from mlip.downloads import find_or_fetch, in_own_folder, license_notice
 from mlip.errors import InputError, ModelFileError
 from mlip.published import PUBLISHED, find
+from mlip.units import BOHR, HARTREE
 
 if TYPE_CHECKING:
     import torch
 
     from mlip.potential import Potential
 
+#: What a folder of n2p2 is known by.
+INPUT = "input.nn"
 #: Characters that texts do not hold.
 _CONTROL = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]")
-EXPECTED = "expected a complete weights file of mlip (*.safetensors) or a MACE model (*.model)"
+EXPECTED = (
+    "expected a complete weights file of mlip (*.safetensors), a MACE model (*.model), "
+    "or a folder of n2p2 with an input.nn"
+)
 
 
 def bundled_models() -> dict[str, Path]:
@@ -32,7 +38,7 @@ def bundled_models() -> dict[str, Path]:
 
 
 def model_path(name_or_path: str | PathLike[str]) -> Path:
-    """The weights file of a name or a path.
+    """The weights file, or the folder of n2p2, of a name or a path.
 
     A name is looked for among the bundled models, then among the published ones (`mlip models` lists both): in the
     folder MLIP_MODELS, in the cache, and last on the network. What is neither is a path, or NAME.model or
@@ -60,6 +66,8 @@ def model_path(name_or_path: str | PathLike[str]) -> Path:
         return path
     path = Path(name)
     if path.is_dir():
+        if (path / INPUT).is_file():
+            return path
         raise ModelFileError(f"{path} is a folder; {EXPECTED}")
     if path.is_file():
         return path
@@ -84,18 +92,21 @@ def load(
     device: str | torch.device = "cpu",
     dtype: torch.dtype | str | None = None,
     head: str | None = None,
+    units: tuple[float, float] | None = None,
 ) -> Potential:
-    """A potential by name or from a file of ours or of MACE, told apart by what is in it.
+    """A potential by name or from a file of ours or of MACE, told apart by what is in it, or from a folder of n2p2.
 
     Args:
-        name_or_path: a name such as "silicon" or "mace-mpa-0-medium", or a file.
+        name_or_path: a name such as "silicon" or "mace-mpa-0-medium", a file, or a folder with an input.nn.
         device: where the weights go.
         dtype: "float32" or "float64" (or torch's); None keeps that of the file.
         head: one of a model's several heads; None takes the file's choice.
+        units: of a folder of n2p2, whose files do not name them: length in Å and energy in eV; None: Bohr and Hartree.
 
     Raises:
         ModelFileError: no such model, or a file that is corrupt, foreign or written by a newer version.
-        InputError: a device that torch can't use, a dtype that is neither float32 nor float64, no such head.
+        InputError: units of a file that has its own, a device that torch can't use, a dtype that is neither float32
+            nor float64, no such head.
     """
     from mlip.checkpoint import DTYPES, load_potential
     from mlip.importers.torch_archive import is_torch_archive
@@ -107,6 +118,14 @@ def load(
         raise InputError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
     device = usable_device(device)
     try:
+        if path.is_dir():
+            from mlip.importers.n2p2 import load_n2p2
+
+            potential = load_n2p2(path, *(units or (BOHR, HARTREE)))
+            potential = potential if head is None else potential.with_head(head)
+            return potential.to(device=device, dtype=wanted or potential.dtype)
+        if units is not None:
+            raise InputError("units are those of a folder of n2p2 alone; a weights file has its own")
         if not is_torch_archive(path):
             _refuse_foreign(path)
             return load_potential(path, device, dtype, head)

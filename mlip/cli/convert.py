@@ -17,24 +17,31 @@ def command(
     output: Path | None = None,
     head: str | None = None,
     dtype: str | None = None,
+    length_unit: str | None = None,
+    energy_unit: str | None = None,
     json: bool = False,
 ) -> None:
-    """Write a model, such as a .model file of mace-torch, as a weights file of mlip.
+    """Write a model, such as a .model file of mace-torch or a folder of n2p2, as a weights file of mlip.
 
     Nothing in the file is executed. The numbers stay as they are, and so do all heads of a model of several.
 
     Args:
-        model: a .model file of mace-torch, a weights file, or the name of a model (mlip models lists them)
+        model: a .model file of mace-torch, a folder of n2p2 (with input.nn, scaling.data, weights.*.data), a weights
+            file, or the name of a model (mlip models lists them)
         output: the file to write; default: the same name in this folder, ending in .safetensors, if it is not there
         head: the head that is used unless another is chosen, for a model of several
         dtype: float32 or float64; default: that of the file
+        length_unit: that of a folder of n2p2, which does not name it: Bohr (default) or Angstrom
+        energy_unit: that of a folder of n2p2: Hartree (default) or eV
         json: print everything as JSON on stdout
     """
     from mlip.zoo import load, model_path
 
     source = model_path(model)
+    if not source.is_dir() and (length_unit or energy_unit):
+        raise InputError(f"units can be chosen for a folder of n2p2 only; {source} has its own")
     if output is None:
-        output = Path(source.with_suffix(SUFFIX).name)
+        output = Path((source.resolve().name if source.is_dir() else source.stem) + SUFFIX)
         if output.exists():
             raise InputError(f"{output} is already there; name the file to write with -o")
     if output.suffix != SUFFIX:
@@ -42,7 +49,8 @@ def command(
     check_output(output)
     if output.exists() and output.samefile(source):
         raise InputError(f"{output} is the model itself; choose another name with -o")
-    potential = load(source, dtype=dtype, head=head)
+    units = _units(length_unit, energy_unit)
+    potential = load(source, dtype=dtype, head=head, units=units if source.is_dir() else None)
     potential.save(output)
     facts = {
         "model": str(source),
@@ -62,3 +70,17 @@ def command(
     shown = {name: value for name, value in facts.items() if name not in ("model", "source")}
     rows = [(name, ", ".join(value) if isinstance(value, list) else str(value)) for name, value in shown.items()]
     console().print(table(source.name, ("", "converted"), rows))
+
+
+def _units(length: str | None, energy: str | None) -> tuple[float, float]:
+    """In Å and eV."""
+    from mlip.units import BOHR, HARTREE
+
+    known = {"length_unit": {"bohr": BOHR, "angstrom": 1.0}, "energy_unit": {"hartree": HARTREE, "ev": 1.0}}
+    found = []
+    for option, given, default in (("length_unit", length, "Bohr"), ("energy_unit", energy, "Hartree")):
+        factor = known[option].get((given or default).lower())
+        if factor is None:
+            raise InputError(f"--{option} {given}: expected one of {', '.join(known[option])}")
+        found.append(factor)
+    return found[0], found[1]

@@ -16,7 +16,7 @@ def command(model: str, head: str | None = None, json: bool = False) -> None:
     """Describe a model: architecture, elements, reference energies, provenance.
 
     Args:
-        model: weights file, .model file of mace-torch, or name of a model (mlip models lists them)
+        model: weights file, .model file of mace-torch, folder of n2p2, or name of a model (mlip models lists them)
         head: which head of a model of several the energies are of
         json: print everything as JSON on stdout
     """
@@ -46,7 +46,7 @@ def describe(potential: Potential, path: Path) -> dict[str, Any]:
     reference = potential.energy_scale
     return {
         "file": str(path),
-        "size_bytes": path.stat().st_size,
+        "size_bytes": sum(file.stat().st_size for file in (path.glob("*") if path.is_dir() else [path])),
         "architecture": type(potential.model).__name__,
         "heads": list(potential.heads),
         "head": potential.head,

@@ -62,7 +62,7 @@ class KeptMemory {
 
  private:
   static constexpr size_t always_kept_bytes = size_t{256} << 20;
-  static constexpr double kept_part_of_free = 0.125;
+  static constexpr double kept_part_of_free = 0.05;
 
   // Part of the memory that was free less than a second ago.
   size_t most_bytes() {
