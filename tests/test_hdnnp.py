@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from itertools import combinations
 
 import numpy as np
@@ -182,6 +183,19 @@ def test_triplets_in_pieces_give_the_same(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(results[0]) > 6
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-12)
+
+
+def test_float32_keeps_functions_that_hardly_reach_a_neighbor() -> None:
+    """Their factors are beyond float32; in a file, too."""
+    made = [*functions((14,), (2, 3)), SymmetryFunction(2, 14, (14,), CUTOFF, eta=60.0, shift=0.2)]
+    potential = make((14,), made)
+    potential.model.of_element("factor", 0)[-1] = 1e90
+    graph = atoms_to_graph(bulk("Si"), potential.cutoff)
+    expected, single = potential(graph), deepcopy(potential).to(torch.float32)
+    found = single(graph)
+    assert bool(found.energy.isfinite().all()) and single.dtype == torch.float32
+    torch.testing.assert_close(found.energy, expected.energy, rtol=1e-6, atol=0)
+    torch.testing.assert_close(found.forces, expected.forces, rtol=1e-4, atol=1e-5)
 
 
 def test_pairs_of_neighbors() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import ase.io
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 
 import mlip
@@ -20,6 +21,7 @@ from mlip.cli.main import main
 from mlip.convert import atoms_to_graph
 from mlip.errors import InputError, ModelFileError
 from mlip.importers.n2p2 import load_n2p2
+from mlip.importers.n2p2_export import save_n2p2
 from mlip.potential import Potential
 from mlip.units import BOHR, HARTREE
 
@@ -102,6 +104,42 @@ def test_other_units(tmp_path: Path) -> None:
     assert main([*again, "--energy_unit", "eV"]) != 0
     with pytest.raises(InputError, match="folder of n2p2"):
         mlip.load(tmp_path / "e.safetensors", units=(1.0, 1.0))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+def test_written_and_read_again(case: dict[str, Any], tmp_path: Path) -> None:
+    """The same energies and forces; what n2p2's files can't say is refused."""
+    potential = load_n2p2(write(case, tmp_path))
+    if "normalize_nodes" in case["files"]["input.nn"]:
+        with pytest.raises(InputError, match="normalized"):
+            save_n2p2(potential, tmp_path / "again")
+        return
+    save_n2p2(potential, tmp_path / "again", length=1.0, energy=1.0)
+    again = load_n2p2(tmp_path / "again", length=1.0, energy=1.0)
+    for structure in case["structures"]:
+        atoms = atoms_of(structure)
+        graph = atoms_to_graph(atoms, potential.cutoff)
+        expected, found = potential(graph, stress=False), again(graph, stress=False)
+        torch.testing.assert_close(found.energy, expected.energy, rtol=1e-12, atol=0)
+        torch.testing.assert_close(found.forces, expected.forces, rtol=1e-9, atol=1e-10)
+        assert torch.equal(again.model.extrapolations(graph), potential.model.extrapolations(graph))
+
+
+def test_only_hdnnp_can_be_written(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="this is MACE"):
+        save_n2p2(mlip.load("silicon"), tmp_path)
+    assert main(["convert", "silicon", "-o", str(tmp_path / "folder")]) != 0
+
+
+def test_folder_to_folder(tmp_path: Path) -> None:
+    """By the command line, in units of their own."""
+    first, weights, last = write(CASES[1], tmp_path), tmp_path / "w.safetensors", tmp_path / "last"
+    assert main(["convert", str(first), "-o", str(weights)]) == 0
+    assert main(["convert", str(weights), "-o", str(last), "--length_unit", "Angstrom", "--energy_unit", "eV"]) == 0
+    atoms = atoms_of(CASES[1]["structures"][1])
+    energy, forces = in_atomic_units(mlip.load(last, units=(1.0, 1.0)), atoms)
+    assert energy == pytest.approx(CASES[1]["structures"][1]["energy"], rel=1e-12)
+    np.testing.assert_allclose(forces, CASES[1]["structures"][1]["forces"], rtol=1e-9, atol=1e-12)
 
 
 Edit = Callable[[str], str]

@@ -23,35 +23,46 @@ def command(
 ) -> None:
     """Write a model, such as a .model file of mace-torch or a folder of n2p2, as a weights file of mlip.
 
+    A potential of kind HDNNP can be written as a folder of n2p2, too, for its programs and LAMMPS (pair_style hdnnp).
+
     Nothing in the file is executed. The numbers stay as they are, and so do all heads of a model of several.
 
     Args:
         model: a .model file of mace-torch, a folder of n2p2 (with input.nn, scaling.data, weights.*.data), a weights
             file, or the name of a model (mlip models lists them)
-        output: the file to write; default: the same name in this folder, ending in .safetensors, if it is not there
+        output: the file to write, or the folder of n2p2; default: the same name in this folder, ending in
+            .safetensors, if it is not there
         head: the head that is used unless another is chosen, for a model of several
         dtype: float32 or float64; default: that of the file
-        length_unit: that of a folder of n2p2, which does not name it: Bohr (default) or Angstrom
-        energy_unit: that of a folder of n2p2: Hartree (default) or eV
+        length_unit: of the folder of n2p2 that is read or written, whose files do not name it: Bohr (default) or
+            Angstrom
+        energy_unit: likewise: Hartree (default) or eV
         json: print everything as JSON on stdout
     """
+    from mlip.importers.n2p2_export import save_n2p2
     from mlip.zoo import load, model_path
 
     source = model_path(model)
-    if not source.is_dir() and (length_unit or energy_unit):
-        raise InputError(f"units can be chosen for a folder of n2p2 only; {source} has its own")
     if output is None:
         output = Path((source.resolve().name if source.is_dir() else source.stem) + SUFFIX)
         if output.exists():
             raise InputError(f"{output} is already there; name the file to write with -o")
-    if output.suffix != SUFFIX:
-        raise InputError(f"a weights file of mlip ends in {SUFFIX}; got {output.name!r}")
-    check_output(output)
+    to_folder = output.suffix == "" or output.is_dir()
+    if not to_folder and output.suffix != SUFFIX:
+        raise InputError(
+            f"a weights file of mlip ends in {SUFFIX}, a folder of n2p2 has no ending; got {output.name!r}"
+        )
+    if (length_unit or energy_unit) and source.is_dir() == to_folder:
+        raise InputError("units can be chosen for a folder of n2p2 that is read or one that is written")
     if output.exists() and output.samefile(source):
         raise InputError(f"{output} is the model itself; choose another name with -o")
     units = _units(length_unit, energy_unit)
     potential = load(source, dtype=dtype, head=head, units=units if source.is_dir() else None)
-    potential.save(output)
+    if to_folder:
+        save_n2p2(potential, output, *units)
+    else:
+        check_output(output)
+        potential.save(output)
     facts = {
         "model": str(source),
         "output": str(output),
@@ -61,7 +72,7 @@ def command(
         "head": potential.head,
         "elements": len(potential.elements),
         "parameters": sum(p.numel() for p in potential.parameters()),
-        "size_bytes": output.stat().st_size,
+        "size_bytes": sum(file.stat().st_size for file in (output.glob("*") if to_folder else [output])),
         "source": potential.metadata.get("source"),
     }
     if json:

@@ -10,7 +10,7 @@ E_i = f_Z(G_i); the readout is the sum E = Σ_i E_i.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from ase.data import chemical_symbols
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mlip.errors import InputError
 from mlip.graph import AtomGraph
 from mlip.models.base import AtomOutputs, EnergyModel
-from mlip.nn.constants import Constants
+from mlip.nn.constants import Constants, KeepsPrecision
 from mlip.nn.symmetry_functions import CutoffFunction, SymmetryFunction, smoothness
 from mlip.nn.symmetry_groups import CenterEdges, ElementFunctions
 
@@ -69,6 +69,31 @@ class AtomicNetwork(nn.Module):
         return x
 
 
+class Scaling(KeepsPrecision):
+    """What the symmetry functions (K,) of one element are scaled with: (G - offset) · factor + base.
+
+    In float64 always: a function that hardly reaches any neighbor has a range of 1e-135.
+
+    Attributes:
+        lowest, highest: (K,), the range of G in the training set.
+    """
+
+    NAMES = ("offset", "factor", "base", "lowest", "highest")
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        for name in self.NAMES:
+            self.register_buffer(name, torch.full((count,), float(name == "factor"), dtype=torch.float64))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """(N, K) to (N, K)."""
+        return (values - self.get_buffer("offset")) * self.get_buffer("factor") + self.get_buffer("base")
+
+    def outside(self, values: Tensor) -> Tensor:
+        """(N,) how many of (N, K) are outside the range."""
+        return ((values < self.get_buffer("lowest")) | (values > self.get_buffer("highest"))).sum(dim=1)
+
+
 class HDNNP(EnergyModel):
     """HDNNP of the second generation, as n2p2 and RuNNer have it.
 
@@ -82,10 +107,6 @@ class HDNNP(EnergyModel):
         cutoff_function: a key of `mlip.nn.symmetry_functions.CUTOFFS`.
         inner_cutoff: up to this part of the cutoff it is 1.
         normalized: sums in the networks are divided by the number of their terms.
-
-    Attributes:
-        offset, factor: buffers (K,) of each element; the networks' input is (G - offset) · factor + base.
-        lowest, highest: buffers (K,) of each element, the range of G in the training set.
 
     Raises:
         InputError: an element without symmetry functions, a cutoff beyond that of the list, names that are not known.
@@ -118,14 +139,13 @@ class HDNNP(EnergyModel):
         window = CutoffFunction(cutoff_function, inner_cutoff)
         by_element = {z: [f for f in functions if f.center == z] for z in self.elements}
         self._check(functions, by_element)
-        self.functions, self.networks = nn.ModuleList(), nn.ModuleList()
-        for k, (z, own) in enumerate(by_element.items()):
+        self.functions, self.scaling, self.networks = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        for z, own in by_element.items():
             symbol = chemical_symbols[z]
             sizes = [len(own), *_of_element(hidden, symbol), 1]
             self.functions.append(ElementFunctions(own, window))
             self.networks.append(AtomicNetwork(sizes, _of_element(activations, symbol), normalized))
-            for name, value in (("offset", 0.0), ("factor", 1.0), ("base", 0.0), ("lowest", 0.0), ("highest", 0.0)):
-                self.register_buffer(f"{name}_{k}", torch.full((len(own),), value))
+            self.scaling.append(Scaling(len(own)))
         self.atomic_numbers = Constants([torch.tensor(self.elements)])
         self.cutoff_smoothness = smoothness([f for f in functions if f.cutoff == self.cutoff], window)
 
@@ -146,15 +166,18 @@ class HDNNP(EnergyModel):
                 )
 
     def of_element(self, name: str, k: int) -> Tensor:
-        """Buffer `name` (offset, factor, base, lowest or highest) of the k-th element."""
-        return self.get_buffer(f"{name}_{k}")
+        """What the k-th element's symmetry functions are scaled with: one of `Scaling.NAMES`, (K,)."""
+        return self.scaling[k].get_buffer(name)
+
+    def network(self, k: int) -> AtomicNetwork:
+        """That of the k-th element."""
+        return cast("AtomicNetwork", self.networks[k])
 
     def symmetry_functions(self, graph: AtomGraph) -> list[tuple[Tensor, Tensor]]:
-        """For each element its atoms (N_Z,) and their symmetry functions (N_Z, K), not scaled."""
+        """For each element its atoms (N_Z,) and their symmetry functions (N_Z, K), not scaled, in float64."""
         species = self.species(graph.numbers)
         vectors = graph.edge_vectors()
-        length = vectors.norm(dim=1).to(self.dtype)
-        vectors = vectors.to(self.dtype)
+        length = vectors.norm(dim=1)
         center, neighbor = graph.edge_index
         row, found = torch.zeros_like(species), []
         for k, functions in enumerate(self.functions):
@@ -171,8 +194,8 @@ class HDNNP(EnergyModel):
         energy = graph.positions.new_zeros(len(graph.numbers), dtype=torch.float64)
         features = graph.positions.new_zeros(len(graph.numbers), width, dtype=self.dtype)
         for k, (atoms, values) in enumerate(found):
-            scaled = (values - self.of_element("offset", k)) * self.of_element("factor", k) + self.of_element("base", k)
-            energy = energy.index_add(0, atoms, self.networks[k](scaled).squeeze(1).to(torch.float64))
+            scaled = self.scaling[k](values).to(self.dtype)
+            energy = energy.index_add(0, atoms, self.network(k)(scaled).squeeze(1).to(torch.float64))
             features = features.index_add(0, atoms, nn.functional.pad(scaled, (0, width - scaled.shape[1])))
         return AtomOutputs(energy, features)
 
@@ -180,8 +203,7 @@ class HDNNP(EnergyModel):
         """(N,) how many symmetry functions of each atom lie outside the range they had in the training set."""
         count = torch.zeros_like(graph.numbers)
         for k, (atoms, values) in enumerate(self.symmetry_functions(graph)):
-            outside = (values < self.of_element("lowest", k)) | (values > self.of_element("highest", k))
-            count[atoms] = outside.sum(dim=1)
+            count[atoms] = cast("Scaling", self.scaling[k]).outside(values)
         return count
 
 
