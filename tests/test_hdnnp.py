@@ -63,12 +63,12 @@ def make(
     return Potential(model, {z: -50.0 * z for z in elements}, scale, 0.1)
 
 
-class TestAllKinds(PotentialPhysics):
-    """Every kind of symmetry function, two elements."""
+class TestTwoElements(PotentialPhysics):
+    """Radial and angular, weighted and not, with Gaussians and bumps, of two elements."""
 
     @pytest.fixture
     def potential(self) -> Potential:
-        return make((6, 14), None, 0.7, cutoff_function="poly2")
+        return make((6, 14), functions((6, 14), (2, 3, 12, 22, 24)), 0.7, cutoff_function="poly2")
 
 
 class TestGaussians(PotentialPhysics):
@@ -157,6 +157,8 @@ def test_second_derivatives_where_three_atoms_are_in_line() -> None:
     atoms = bulk("Si", "sc", a=2.3)
     made = functions((14,))
     made += [SymmetryFunction(22, 14, (14, 14), CUTOFF, lowest=-CUTOFF, angles=(60.0, 300.0), core="p2")]
+    for lam, zeta in ((1.0, 0.5), (-1.0, 0.5), (1.0, 1.5), (-1.0, 1.5)):
+        made.append(SymmetryFunction(3, 14, (14, 14), CUTOFF, eta=0.1, lam=lam, zeta=zeta))
     potential = make((14,), made)
     graph = atoms_to_graph(atoms * (2, 1, 1), potential.cutoff)
     assert float(potential(graph).forces.abs().max()) < 1e-10

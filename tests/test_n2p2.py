@@ -168,6 +168,17 @@ WRONG: dict[str, tuple[str, Edit | None, str]] = {
     "unknown activation": ("input.nn", lambda t: t.replace("short t t l", "short t q l"), "each one of"),
     "other number of layers": ("input.nn", lambda t: t.replace("_short 4 3", "_short 4 3 2"), "expected 2 of them"),
     "charges": ("input.nn", lambda t: t + "nnp_type 4G-HDNNP\n", "second generation"),
+    "two global activations": ("input.nn", lambda t: t + "global_activation_short p p l\n", "stands in line"),
+    "two activations of an element": (
+        "input.nn",
+        lambda t: t + 2 * "element_activation_short C p p l\n",
+        "has one in line",
+    ),
+    "weights given twice": ("weights.001.data", lambda t: t + t.splitlines()[0] + "\n", "place already"),
+    "infinite weights": ("weights.001.data", lambda t: "inf" + t[t.index(" ") :], "finite number"),
+    "scaling given twice": ("scaling.data", lambda t: t + t.splitlines()[0] + "\n", "already"),
+    "van der Waals of RuNNer": ("input.nn", lambda t: t + "use_vdw\n", "n2p2, which we follow"),
+    "generation by another name": ("input.nn", lambda t: t + "nnp_gen 4\n", "second generation"),
     "half a normalization": ("input.nn", lambda t: t + "conv_energy 3\n", "expected all of"),
 }
 
@@ -182,6 +193,26 @@ def test_wrong_files_are_refused(name: str, tmp_path: Path) -> None:
         path.write_text(edit(path.read_text()))
     with pytest.raises((ModelFileError, InputError), match=message):
         mlip.load(tmp_path)
+
+
+SPELLINGS: dict[str, tuple[str, Edit]] = {
+    "comments of both kinds": ("input.nn", lambda t: t.replace("\n", " ! one\n", 3).replace("t t l", "t t l # b")),
+    "a comment without a space": ("input.nn", lambda t: t.replace("\n", "!c\n")),
+    "other names of keywords": ("input.nn", lambda t: t.replace("symfunction_short", "symfunction") + "nnp_gen 2\n"),
+    "no standard deviations": ("scaling.data", lambda t: "".join(w.rpartition(" ")[0] + "\n" for w in t.splitlines())),
+    "weights alone": ("weights.006.data", lambda t: "".join(w.split()[0] + "\n" for w in t.splitlines())),
+}
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_other_spellings(name: str, tmp_path: Path) -> None:
+    """Of the same potential, which n2p2 reads too."""
+    file, edit = SPELLINGS[name]
+    path = write(CASES[3], tmp_path) / file
+    path.write_text(edit(path.read_text()))
+    structure = CASES[3]["structures"][0]
+    energy, _ = in_atomic_units(load_n2p2(tmp_path), atoms_of(structure))
+    assert energy == pytest.approx(structure["energy"], rel=1e-12)
 
 
 def test_a_folder_without_potential(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 // Memory of large tensors: in 2 MB pages where it fills them, and kept for the next one when its tensor is gone. The first
-// touch of fresh pages costs as much as a neighbor search, and up to a quarter of a training step.
+// touch of fresh pages costs as much as a neighbor search, and up to a quarter of a training step. Such tensors can't be
+// resized.
 #pragma once
 #include <algorithm>
 #include <chrono>
@@ -69,7 +70,7 @@ class KeptMemory {
     const auto now = std::chrono::steady_clock::now();
     if (now - asked_ > std::chrono::seconds(1)) {
       asked_ = now;
-      most_bytes_ = std::max(always_kept_bytes, static_cast<size_t>(kept_part_of_free * free_memory()));
+      most_bytes_ = std::max(always_kept_bytes, static_cast<size_t>(kept_part_of_free * std::min(free_memory(), 1e15)));
     }
     return most_bytes_;
   }

@@ -1,4 +1,4 @@
-"""Potentials of n2p2 and RuNNer: a folder with `input.nn`, `scaling.data` and a `weights.ZZZ.data` for each element.
+"""Potentials of n2p2: a folder with `input.nn`, `scaling.data` and a `weights.ZZZ.data` for each element.
 
 Units are not in the files: n2p2 takes the numbers as they are. Its examples, and most potentials, have Bohr and
 Hartree.
@@ -33,8 +33,11 @@ from mlip.units import BOHR, HARTREE
 
 #: n2p2's letters of activation functions.
 LETTERS = dict(zip("ltsprgcSeh", ACTIVATIONS, strict=True))
-#: What is not of the second generation, or not known to n2p2 itself.
-REFUSED = ("use_electrostatics", "electrostatic_type", "global_symfunction_short")
+#: Keywords of RuNNer that change energies and are not known to n2p2 or not of the second generation.
+REFUSED = (
+    *("use_electrostatics", "electrostatic_type", "use_vdw", "cutoff_alpha"),
+    *("global_symfunction_short", "element_symfunction_short"),
+)
 
 
 class Topology(NamedTuple):
@@ -95,9 +98,9 @@ def load_n2p2(folder: str | PathLike[str], length: float = BOHR, energy: float =
 def _refuse_others(settings: Settings) -> None:
     for keyword in REFUSED:
         if keyword in settings:
-            raise settings.all(keyword)[0].error(f"{keyword} is not supported; only potentials of short range are")
+            raise settings.all(keyword)[0].error(f"{keyword} is not supported: n2p2, which we follow, does not know it")
     for line in settings.all("nnp_type"):
-        if line.words[1:2] not in (["0"], ["2G-HDNNP"], ["HDNNP_2G"], ["short"]):
+        if line.words[1:2] not in (["2"], ["2G-HDNNP"]):
             raise line.error("only potentials of the second generation are supported")
 
 
@@ -147,15 +150,18 @@ def _topology(settings: Settings, z: int) -> Topology:
 
 
 def _own(settings: Settings, keyword: str, symbol: str) -> Line | None:
-    """The last line of a keyword that is for this element alone."""
+    """The line of a keyword that is for this element alone."""
     lines = [line for line in settings.all(f"element_{keyword}_short") if line.words[1:2] == [symbol]]
-    return lines[-1] if lines else None
+    if len(lines) > 1:
+        raise lines[1].error(f"{symbol} has one in line {lines[0].number} already")
+    return lines[0] if lines else None
 
 
 def _listed(settings: Settings, keyword: str, symbol: str, count: int) -> list[str]:
     """What is set for `count` layers, one word each; none if nothing is."""
     own, words = _own(settings, keyword, symbol), []
-    for line in settings.all(f"global_{keyword}_short"):
+    if f"global_{keyword}_short" in settings:
+        line = settings.one(f"global_{keyword}_short")
         if len(line.words) - 1 == count:
             words = line.words[1:]
         elif own is None and not settings.all("element_hidden_layers_short"):
@@ -174,6 +180,8 @@ def _scaling(settings: Settings, ranges: NDArray[np.float64]) -> dict[str, Tenso
     by_sigma = not scaled and not centered and "scale_symmetry_functions_sigma" in settings
     least, most = settings.number("scale_min_short", 0.0), settings.number("scale_max_short", 1.0)
     width = sigma if by_sigma else highest - lowest
+    if by_sigma and np.isnan(sigma).any():
+        raise ModelFileError("scaling.data has no standard deviations, which scale_symmetry_functions_sigma needs")
     if (scaled or by_sigma) and not (width > 0).all():
         raise ModelFileError(
             f"symmetry function {int(np.argmin(width > 0)) + 1} of scaling.data is the same everywhere: it can't be "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,8 +16,8 @@ from mlip.errors import InputError, ModelFileError
 from mlip.nn.symmetry_functions import KINDS, RADIAL, SymmetryFunction
 
 FUNCTION = "symfunction_short"
-#: Keywords that may stand on several lines.
-REPEATED = (FUNCTION, "atom_energy")
+#: Other names of keywords.
+ALTERNATIVES = {FUNCTION: ["symfunction"], "nnp_type": ["nnp_generation", "nnp_type_gen", "nnp_gen"]}
 
 
 class Line(NamedTuple):
@@ -35,9 +37,12 @@ class Line(NamedTuple):
             ModelFileError: there is none, or it is no number.
         """
         try:
-            return float(self._word(k))
+            number = float(self._word(k))
         except ValueError as error:
             raise self.error(f"{self.words[k]!r} is no number") from error
+        if not math.isfinite(number):
+            raise self.error(f"expected a finite number, not {self.words[k]}")
+        return number
 
     def integer_at(self, k: int) -> int:
         """The same of a whole number."""
@@ -58,8 +63,8 @@ class Line(NamedTuple):
         return int(atomic_numbers[self.words[k]])
 
 
-def lines_of(path: Path) -> list[Line]:
-    """The lines that say something; # begins a comment.
+def lines_of(path: Path, comments: str = "#") -> list[Line]:
+    """The lines that say something; each of `comments` begins what is none.
 
     Raises:
         ModelFileError: the file is missing or no text.
@@ -70,7 +75,7 @@ def lines_of(path: Path) -> list[Line]:
         raise ModelFileError(f"{path} is missing; expected it beside the other files of an n2p2 potential") from error
     except UnicodeDecodeError as error:
         raise ModelFileError(f"{path} is no text file; expected a file of n2p2") from error
-    words = [line.partition("#")[0].split() for line in text.splitlines()]
+    words = [re.split(f"[{comments}]", line, maxsplit=1)[0].split() for line in text.splitlines()]
     return [Line(path, k + 1, found) for k, found in enumerate(words) if found]
 
 
@@ -80,15 +85,16 @@ class Settings:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._found: dict[str, list[Line]] = {}
-        for line in lines_of(path):
+        for line in lines_of(path, "#!"):
             self._found.setdefault(line.words[0], []).append(line)
 
     def __contains__(self, keyword: str) -> bool:
-        return keyword in self._found
+        return bool(self.all(keyword))
 
     def all(self, keyword: str) -> list[Line]:
-        """The lines of a keyword, none if it is missing."""
-        return self._found.get(keyword, [])
+        """The lines of a keyword, in their order, none if it is missing."""
+        names = [keyword, *ALTERNATIVES.get(keyword, [])]
+        return sorted((line for name in names for line in self._found.get(name, [])), key=lambda line: line.number)
 
     def one(self, keyword: str) -> Line:
         """The line of a keyword.
@@ -160,19 +166,24 @@ def order_key(function: SymmetryFunction) -> tuple[object, ...]:
 def read_scaling(path: Path, sizes: Sequence[int]) -> list[NDArray[np.float64]]:
     """Smallest, largest, mean and standard deviation (K, 4) of each element's symmetry functions.
 
+    Old files have no standard deviations, which are NaN then.
+
     Raises:
         ModelFileError: other numbers of them than `sizes`, or numbers that are none.
     """
     found = [np.full((size, 4), np.nan) for size in sizes]
     for line in lines_of(path):
-        if len(line.words) < 6:  # the range of the energies
+        if len(line.words) < 5:  # the range of the energies
             continue
         element, place = line.integer_at(0), line.integer_at(1)
         if not (1 <= element <= len(sizes) and 1 <= place <= sizes[element - 1]):
             raise line.error(f"there is no such symmetry function; the elements have {', '.join(map(str, sizes))}")
-        found[element - 1][place - 1] = [line.number_at(k) for k in range(2, 6)]
+        row = found[element - 1][place - 1]
+        if not np.isnan(row[0]):
+            raise line.error("there is a line for this symmetry function already")
+        row[: len(line.words) - 2] = [line.number_at(k) for k in range(2, min(6, len(line.words)))]
     for k, values in enumerate(found):
-        missing = np.isnan(values).any(axis=1).nonzero()[0]
+        missing = np.isnan(values[:, :3]).any(axis=1).nonzero()[0]
         if len(missing):
             raise ModelFileError(
                 f"{path}: no numbers for symmetry function {missing[0] + 1} of element {k + 1}; "
@@ -184,13 +195,22 @@ def read_scaling(path: Path, sizes: Sequence[int]) -> list[NDArray[np.float64]]:
 def read_weights(path: Path, sizes: Sequence[int]) -> tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]]:
     """Matrices (from, to) and biases (to,) of all layers of a network of these sizes.
 
+    Old files have the numbers alone: of each layer the matrix, row by row, then the biases.
+
     Raises:
         ModelFileError: other sizes, or numbers that are none.
     """
     shapes = list(zip(sizes[:-1], sizes[1:], strict=True))
     weights: list[NDArray[np.float64]] = [np.full(shape, np.nan) for shape in shapes]
     biases: list[NDArray[np.float64]] = [np.full(out, np.nan) for _, out in shapes]
-    for line in lines_of(path):
+    arrays = [part for both in zip(weights, biases, strict=True) for part in both]
+    lines = lines_of(path)
+    if all(len(line.words) == 1 for line in lines) and len(lines) == sum(part.size for part in arrays):
+        numbers = np.array([line.number_at(0) for line in lines])
+        for part, values in zip(arrays, np.split(numbers, np.cumsum([part.size for part in arrays])), strict=False):
+            part[...] = values.reshape(part.shape)
+        lines = []
+    for line in lines:
         value, kind = line.number_at(0), line.words[1] if len(line.words) > 1 else ""
         if kind not in ("a", "b"):
             raise line.error("expected a number, then a (weight) or b (bias)")
@@ -203,7 +223,9 @@ def read_weights(path: Path, sizes: Sequence[int]) -> tuple[list[NDArray[np.floa
             place, array = (begin - 1,), biases[layer - 1] if 1 <= layer <= len(shapes) else None
         if array is None or not all(0 <= k < n for k, n in zip(place, array.shape, strict=True)):
             raise line.error(f"the network has no such place; its layers are {' x '.join(map(str, sizes))}")
+        if not np.isnan(array[place]):
+            raise line.error("there is a number for this place already")
         array[place] = value
-    if any(np.isnan(array).any() for array in (*weights, *biases)):
+    if any(np.isnan(part).any() for part in arrays):
         raise ModelFileError(f"{path}: too few numbers for a network {' x '.join(map(str, sizes))}")
     return weights, biases

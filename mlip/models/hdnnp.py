@@ -22,6 +22,7 @@ from mlip.models.base import AtomOutputs, EnergyModel
 from mlip.nn.constants import Constants, KeepsPrecision
 from mlip.nn.symmetry_functions import CutoffFunction, SymmetryFunction, smoothness
 from mlip.nn.symmetry_groups import CenterEdges, ElementFunctions
+from mlip.ops.dispatch import full_precision
 
 #: Activation functions by n2p2's letters and names.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -147,7 +148,7 @@ class HDNNP(EnergyModel):
             self.networks.append(AtomicNetwork(sizes, _of_element(activations, symbol), normalized))
             self.scaling.append(Scaling(len(own)))
         self.atomic_numbers = Constants([torch.tensor(self.elements)])
-        self.cutoff_smoothness = smoothness([f for f in functions if f.cutoff == self.cutoff], window)
+        self.cutoff_smoothness = smoothness(functions, window)
 
     def _check(
         self, functions: Sequence[SymmetryFunction], by_element: Mapping[int, Sequence[SymmetryFunction]]
@@ -189,6 +190,10 @@ class HDNNP(EnergyModel):
         return found
 
     def forward(self, graph: AtomGraph, head: int = 0) -> AtomOutputs:
+        with full_precision(graph.positions):
+            return self._evaluate(graph)
+
+    def _evaluate(self, graph: AtomGraph) -> AtomOutputs:
         found = self.symmetry_functions(graph)
         width = max(values.shape[1] for _, values in found)
         energy = graph.positions.new_zeros(len(graph.numbers), dtype=torch.float64)

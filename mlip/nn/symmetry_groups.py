@@ -67,8 +67,10 @@ class _Group(nn.Module):
         if self.kind.compact:
             theta = torch.rad2deg(torch.acos(c.clamp(-1 + _margin(c), 1 - _margin(c))))
             return bump(theta, self.of(6, c), self.of(7, c), self.core.removesuffix("a"))
-        zeta = self.of(4, c)
-        return 2 ** (1 - zeta) * (1 + self.of(3, c) * c).clamp(min=0) ** zeta
+        base, zeta = 1 + self.of(3, c) * c, self.of(4, c)
+        positive = base > 0  # a power of zero has no derivatives
+        value = 2 ** (1 - zeta) * torch.where(positive, base, torch.ones_like(base)) ** zeta
+        return torch.where(positive, value, torch.zeros_like(value))
 
     def radial(self, edges: CenterEdges, f: CutoffFunction) -> Tensor:
         """(N, K)."""
