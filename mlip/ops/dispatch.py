@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache, lru_cache, partial
 from typing import Any
 
@@ -14,9 +15,13 @@ from torch.autograd import forward_ad
 from mlip import _extension
 
 
-def full_precision(tensor: Tensor) -> torch.autocast:
-    """Not the lower precision that the caller's `torch.autocast` may ask for: the operators on a device take one."""
-    return torch.autocast(tensor.device.type, enabled=False)
+def full_precision(tensor: Tensor) -> AbstractContextManager[object]:
+    """Not the lower precision that the caller's `torch.autocast` may ask for: the operators take one.
+
+    Not every device that a plugin of torch adds knows of autocast.
+    """
+    device = tensor.device.type
+    return torch.autocast(device, enabled=False) if device in ("cpu", "cuda") else nullcontext()
 
 
 def in_forward_mode() -> bool:
