@@ -113,6 +113,7 @@ def test_written_and_read_again(case: dict[str, Any], tmp_path: Path) -> None:
     if "normalize_nodes" in case["files"]["input.nn"]:
         with pytest.raises(InputError, match="normalized"):
             save_n2p2(potential, tmp_path / "again")
+        assert not (tmp_path / "again").exists()
         return
     save_n2p2(potential, tmp_path / "again", length=1.0, energy=1.0)
     again = load_n2p2(tmp_path / "again", length=1.0, energy=1.0)
@@ -179,6 +180,11 @@ WRONG: dict[str, tuple[str, Edit | None, str]] = {
     "scaling given twice": ("scaling.data", lambda t: t + t.splitlines()[0] + "\n", "already"),
     "van der Waals of RuNNer": ("input.nn", lambda t: t + "use_vdw\n", "n2p2, which we follow"),
     "generation by another name": ("input.nn", lambda t: t + "nnp_gen 4\n", "second generation"),
+    "scaled to a point": (
+        "input.nn",
+        lambda t: t + "scale_symmetry_functions\nscale_min_short 1\n",
+        "equals scale_max_short",
+    ),
     "half a normalization": ("input.nn", lambda t: t + "conv_energy 3\n", "expected all of"),
 }
 
@@ -199,6 +205,11 @@ SPELLINGS: dict[str, tuple[str, Edit]] = {
     "comments of both kinds": ("input.nn", lambda t: t.replace("\n", " ! one\n", 3).replace("t t l", "t t l # b")),
     "a comment without a space": ("input.nn", lambda t: t.replace("\n", "!c\n")),
     "other names of keywords": ("input.nn", lambda t: t.replace("symfunction_short", "symfunction") + "nnp_gen 2\n"),
+    # n2p2 takes the size of the last hidden layer and the activation of the output from the keywords for all elements.
+    "last layers of an element": (
+        "input.nn",
+        lambda t: t.replace("nodes_short C 5 3", "nodes_short C 5 9").replace("short C t p l", "short C t p t"),
+    ),
     "no standard deviations": ("scaling.data", lambda t: "".join(w.rpartition(" ")[0] + "\n" for w in t.splitlines())),
     "weights alone": ("weights.006.data", lambda t: "".join(w.split()[0] + "\n" for w in t.splitlines())),
 }

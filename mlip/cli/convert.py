@@ -40,6 +40,7 @@ def command(
         json: print everything as JSON on stdout
     """
     from mlip.importers.n2p2_export import save_n2p2
+    from mlip.importers.n2p2_settings import files_of
     from mlip.zoo import load, model_path
 
     source = model_path(model)
@@ -72,7 +73,7 @@ def command(
         "head": potential.head,
         "elements": len(potential.elements),
         "parameters": sum(p.numel() for p in potential.parameters()),
-        "size_bytes": sum(file.stat().st_size for file in (output.glob("*") if to_folder else [output])),
+        "size_bytes": sum(file.stat().st_size for file in (files_of(output) if to_folder else [output])),
         "source": potential.metadata.get("source"),
     }
     if json:

@@ -39,19 +39,16 @@ def command(model: str, head: str | None = None, json: bool = False) -> None:
     out.print(table("energies in eV", ("element", "E0", "atom alone"), energies))
 
 
-def _files(folder: Path) -> list[Path]:
-    """Those of a potential of n2p2."""
-    return [folder / "input.nn", folder / "scaling.data", *folder.glob("weights.*.data")]
-
-
 def describe(potential: Potential, path: Path) -> dict[str, Any]:
     """All that a weights file says."""
     from ase.data import chemical_symbols
 
+    from mlip.importers.n2p2_settings import files_of
+
     reference = potential.energy_scale
     return {
         "file": str(path),
-        "size_bytes": sum(file.stat().st_size for file in (_files(path) if path.is_dir() else [path])),
+        "size_bytes": sum(file.stat().st_size for file in (files_of(path) if path.is_dir() else [path])),
         "architecture": type(potential.model).__name__,
         "heads": list(potential.heads),
         "head": potential.head,

@@ -182,6 +182,8 @@ def _scaling(settings: Settings, ranges: NDArray[np.float64]) -> dict[str, Tenso
     width = sigma if by_sigma else highest - lowest
     if by_sigma and np.isnan(sigma).any():
         raise ModelFileError("scaling.data has no standard deviations, which scale_symmetry_functions_sigma needs")
+    if (scaled or by_sigma) and most == least:
+        raise ModelFileError(f"{settings.path}: scale_min_short equals scale_max_short: all atoms would be the same")
     if (scaled or by_sigma) and not (width > 0).all():
         raise ModelFileError(
             f"symmetry function {int(np.argmin(width > 0)) + 1} of scaling.data is the same everywhere: it can't be "

@@ -39,9 +39,10 @@ def save_n2p2(potential: Potential, folder: str | PathLike[str], length: float =
     """
     model = potential.model
     if not isinstance(model, HDNNP):
-        raise InputError(f"only potentials of kind HDNNP can be written for n2p2; this is {type(model).__name__}")
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+        raise InputError(
+            f"only potentials of kind HDNNP can be written as a folder of n2p2; this is {type(model).__name__}, "
+            "for a file that ends in .safetensors"
+        )
     scale = float(potential.energy_scale.scale) / energy
     symbols = [chemical_symbols[z] for z in model.elements]
     offsets = [(float(E0) + float(potential.energy_scale.shift)) / energy for E0 in potential.energy_scale.E0s]
@@ -53,7 +54,8 @@ def save_n2p2(potential: Potential, folder: str | PathLike[str], length: float =
         *(f"atom_energy {symbol} {_text(offset)}" for symbol, offset in zip(symbols, offsets, strict=True)),
         *_of_networks(model, symbols),
     ]
-    scaling = []
+    folder, scaling = Path(folder), []
+    folder.mkdir(parents=True, exist_ok=True)
     for k, z in enumerate(model.elements):
         own = [function for function in functions if function.center == z]
         order = sorted(range(len(own)), key=lambda place: order_key(own[place]))

@@ -20,6 +20,11 @@ FUNCTION = "symfunction_short"
 ALTERNATIVES = {FUNCTION: ["symfunction"], "nnp_type": ["nnp_generation", "nnp_type_gen", "nnp_gen"]}
 
 
+def files_of(folder: Path) -> list[Path]:
+    """The files of the potential in a folder."""
+    return [folder / "input.nn", folder / "scaling.data", *sorted(folder.glob("weights.*.data"))]
+
+
 class Line(NamedTuple):
     """One line of a file."""
 

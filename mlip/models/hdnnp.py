@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mlip.errors import InputError
 from mlip.graph import AtomGraph
 from mlip.models.base import AtomOutputs, EnergyModel
-from mlip.nn.constants import Constants, KeepsPrecision
+from mlip.nn.constants import KeepsPrecision
 from mlip.nn.symmetry_functions import CutoffFunction, SymmetryFunction, smoothness
 from mlip.nn.symmetry_groups import CenterEdges, ElementFunctions
 from mlip.ops.dispatch import full_precision
@@ -147,7 +147,6 @@ class HDNNP(EnergyModel):
             self.functions.append(ElementFunctions(own, window))
             self.networks.append(AtomicNetwork(sizes, _of_element(activations, symbol), normalized))
             self.scaling.append(Scaling(len(own)))
-        self.atomic_numbers = Constants([torch.tensor(self.elements)])
         self.cutoff_smoothness = smoothness(functions, window)
 
     def _check(

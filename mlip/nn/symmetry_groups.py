@@ -14,6 +14,8 @@ from mlip.nn.symmetry_functions import KINDS, NARROW, RADIAL, CutoffFunction, Sy
 from mlip.nn.triplets import Triplets, pairs_of_neighbors
 from mlip.ops.segment import segment_sum
 
+#: Of the functions of a group.
+PARAMETERS = ("cutoff", "eta", "shift", "lam", "zeta", "lowest", "left", "right")
 #: Numbers of functions of triplets that are made at once.
 AT_ONCE = 2**22
 #: cos θ is kept this far from 1 and -1, where θ has no derivative; forces from exactly there vanish by symmetry.
@@ -40,34 +42,34 @@ class _Group(nn.Module):
         self.cutoff = max(f.cutoff for f in functions)
         rows = [(f.cutoff, f.eta, f.shift, f.lam, f.zeta, f.lowest, *f.angles) for f in functions]
         columns = torch.tensor(rows, dtype=torch.float64).T
-        self.parameters_of = Constants([c[:1] if bool((c == c[0]).all()) else c for c in columns])
+        self.count = len(functions)
+        self.arrays = Constants([c[:1] if bool((c == c[0]).all()) else c for c in columns])
 
-    def of(self, k: int, like: Tensor) -> Tensor:
-        return self.parameters_of[k].to(like.dtype)
+    def of(self, name: str, like: Tensor) -> Tensor:
+        """A parameter (K,) or (1,)."""
+        return self.arrays[PARAMETERS.index(name)].to(like.dtype)
 
     def window(self, length: Tensor, f: CutoffFunction) -> Tensor:
         """Cutoff function or bump C (P, K) of distances (P,)."""
         r = length.unsqueeze(1)
-        cutoff = self.of(0, r)
+        cutoff = self.of("cutoff", r)
         if self.kind.compact:
-            return bump(r, self.of(5, r), cutoff, self.core)
+            return bump(r, self.of("lowest", r), cutoff, self.core)
         return f(r, cutoff)
 
     def gaussian(self, *lengths: Tensor) -> Tensor:
         """(P, K), the exponential of all distances (P,)."""
-        shift = self.of(2, lengths[0])
-        squares = sum(
-            ((r.unsqueeze(1) - shift) ** 2 for r in lengths[1:]), start=(lengths[0].unsqueeze(1) - shift) ** 2
-        )
-        return torch.exp(-self.of(1, lengths[0]) * squares)
+        shift, eta = self.of("shift", lengths[0]), self.of("eta", lengths[0])
+        first, *others = [(r.unsqueeze(1) - shift) ** 2 for r in lengths]
+        return torch.exp(-eta * sum(others, start=first))
 
     def of_angle(self, cosine: Tensor) -> Tensor:
         """(P, K), the factor of the angle."""
         c = cosine.unsqueeze(1)
         if self.kind.compact:
             theta = torch.rad2deg(torch.acos(c.clamp(-1 + _margin(c), 1 - _margin(c))))
-            return bump(theta, self.of(6, c), self.of(7, c), self.core.removesuffix("a"))
-        base, zeta = 1 + self.of(3, c) * c, self.of(4, c)
+            return bump(theta, self.of("left", c), self.of("right", c), self.core.removesuffix("a"))
+        base, zeta = 1 + self.of("lam", c) * c, self.of("zeta", c)
         positive = base > 0  # a power of zero has no derivatives
         value = 2 ** (1 - zeta) * torch.where(positive, base, torch.ones_like(base)) ** zeta
         return torch.where(positive, value, torch.zeros_like(value))
@@ -95,7 +97,7 @@ class _Group(nn.Module):
             one, other = edges.numbers[first], edges.numbers[second]
             seen = seen & (((one == low) & (other == high)) | ((one == high) & (other == low)))
         picked = seen.nonzero().squeeze(1)
-        count = max(1, AT_ONCE // self.parameters_of[0].numel())
+        count = max(1, AT_ONCE // self.count)
         parts = picked.split(count)
         if len(parts) == 1 or not edges.vectors.requires_grad:
             sums = [self._angular(edges, first[part], second[part], f) for part in parts]
@@ -158,7 +160,7 @@ class ElementFunctions(nn.Module):
                 if radial
                 else group.angular(near, triplets, self.cutoff_function)
             )
-        return torch.cat(found, dim=1)[:, self.place[0].long()]
+        return torch.cat(found, dim=1)[:, self.place[0]]
 
 
 def _margin(cosine: Tensor) -> float:
