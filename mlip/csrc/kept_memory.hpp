@@ -4,6 +4,7 @@
 #pragma once
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdlib>
 #include <mutex>
 #include <new>
@@ -70,7 +71,9 @@ class KeptMemory {
     const auto now = std::chrono::steady_clock::now();
     if (now - asked_ > std::chrono::seconds(1)) {
       asked_ = now;
-      most_bytes_ = std::max(always_kept_bytes, static_cast<size_t>(kept_part_of_free * std::min(free_memory(), 1e15)));
+      const double free = free_memory();  // infinite where nothing tells
+      most_bytes_ = always_kept_bytes;
+      if (std::isfinite(free)) most_bytes_ = std::max(most_bytes_, static_cast<size_t>(kept_part_of_free * free));
     }
     return most_bytes_;
   }
