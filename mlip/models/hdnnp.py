@@ -19,9 +19,12 @@ from torch import Tensor, nn
 from mlip.errors import InputError
 from mlip.graph import AtomGraph
 from mlip.models.base import AtomOutputs, EnergyModel
-from mlip.nn.constants import KeepsPrecision
+from mlip.models.compiled_hdnnp import CompiledHDNNP
+from mlip.nn.constants import Constants, KeepsPrecision
 from mlip.nn.symmetry_functions import CutoffFunction, SymmetryFunction, smoothness
 from mlip.nn.symmetry_groups import CenterEdges, ElementFunctions
+from mlip.nn.symmetry_tables import symmetry_tables
+from mlip.ops import SymmetryTables, runs_compiled
 from mlip.ops.dispatch import full_precision
 
 #: Activation functions by n2p2's letters and names.
@@ -148,6 +151,16 @@ class HDNNP(EnergyModel):
             self.networks.append(AtomicNetwork(sizes, _of_element(activations, symbol), normalized))
             self.scaling.append(Scaling(len(own)))
         self.cutoff_smoothness = smoothness(functions, window)
+        *tensors, self._columns = symmetry_tables(by_element, window)
+        self._tables = Constants(tensors)
+
+    def tables(self) -> SymmetryTables:
+        """The symmetry functions as the compiled operator takes them."""
+        numbers, windows, parts, angles, functions = self._tables.buffers()
+        return SymmetryTables(numbers, windows, parts, angles, functions, self._columns)
+
+    def compiled(self, radial: str, trained: bool = False) -> CompiledHDNNP | None:
+        return CompiledHDNNP(self) if runs_compiled(next(self.parameters())) else None
 
     def _check(
         self, functions: Sequence[SymmetryFunction], by_element: Mapping[int, Sequence[SymmetryFunction]]
@@ -190,10 +203,15 @@ class HDNNP(EnergyModel):
 
     def forward(self, graph: AtomGraph, head: int = 0) -> AtomOutputs:
         with full_precision(graph.positions):
-            return self._evaluate(graph)
+            return self.outputs(self.symmetry_functions(graph), graph)
 
-    def _evaluate(self, graph: AtomGraph) -> AtomOutputs:
-        found = self.symmetry_functions(graph)
+    def by_element(self, values: Tensor, species: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """For each element its atoms and their own columns of values (N, K) that all atoms have."""
+        atoms = [(species == k).nonzero().squeeze(1) for k in range(len(self.elements))]
+        return [(own, values[own, : len(self.of_element("base", k))]) for k, own in enumerate(atoms)]
+
+    def outputs(self, found: Sequence[tuple[Tensor, Tensor]], graph: AtomGraph) -> AtomOutputs:
+        """The networks' energies and features from what `symmetry_functions` gives."""
         width = max(values.shape[1] for _, values in found)
         energy = graph.positions.new_zeros(len(graph.numbers), dtype=torch.float64)
         features = graph.positions.new_zeros(len(graph.numbers), width, dtype=self.dtype)
