@@ -54,7 +54,7 @@ def _mace(config: TrainingConfig, data: TrainingData, shown: Shown) -> EnergyMod
         num_interactions=_given(config.num_interactions),
         num_bessel=_given(config.num_radial_basis),
         num_polynomial_cutoff=config.num_cutoff_basis,
-        radial_mlp=widths("radial_MLP", config.radial_MLP),
+        radial_mlp=widths("radial_MLP", config.radial_MLP or ""),
         avg_num_neighbors=config.avg_num_neighbors or max(data.statistics.avg_num_neighbors, 1.0),
         mlp_irreps=config.MLP_irreps,
         interaction=KINDS[config.interaction],

@@ -61,8 +61,9 @@ def choose_functions(
     found = []
     for z, own in zip(model.elements, values, strict=True):
         of_element = [function for function in pool if function.center == z]
-        # an element whose atoms are all alike has nothing to choose by
-        chosen = most_informative(own, count) or list(range(len(elements)))
+        # an element whose atoms are all alike has nothing to choose by: the first of each neighbor, which is the widest
+        widest = [next(k for k, f in enumerate(of_element) if f.neighbors == (neighbor,)) for neighbor in elements]
+        chosen = most_informative(own, count) or widest
         found += [of_element[k] for k in sorted(chosen)]
     return found
 

@@ -79,7 +79,7 @@ class TrainingConfig:
             RealAgnosticResidualInteractionBlock with ScaleShiftMACE
         MLP_irreps: hidden features of the last readout
         gate: activation in the last readout, silu, tanh, abs or None
-        radial_MLP: widths of the hidden layers of the radial network, such as "[64, 64, 64]"
+        radial_MLP: widths of the hidden layers of the radial network, default "[64, 64, 64]"
         avg_num_neighbors: normalization of the messages; default the mean over the training set
         num_spherical: degrees of the functions of the angle in DimeNet and DimeNet++, default 7
         envelope_exponent: of their cutoff, default 5; the p of the paper is one more
@@ -200,7 +200,7 @@ class TrainingConfig:
     interaction_first: Interaction | None = None
     MLP_irreps: str = "16x0e"
     gate: Literal["silu", "tanh", "abs", "None"] = "silu"
-    radial_MLP: str | list[int] = "[64, 64, 64]"
+    radial_MLP: str | list[int] | None = None
     avg_num_neighbors: float | None = None
     num_spherical: int | None = None
     envelope_exponent: int | None = None

@@ -53,7 +53,7 @@ MODELS_WITH: dict[str, tuple[str, ...]] = {
     ),
 }
 
-_OF_MACE = {"num_radial_basis": 8, "num_interactions": 2}
+_OF_MACE = {"num_radial_basis": 8, "num_interactions": 2, "radial_MLP": "[64, 64, 64]"}
 _OF_DIMENET = {
     "num_radial_basis": 6,
     "num_channels": 128,
