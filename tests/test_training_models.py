@@ -268,6 +268,8 @@ def test_functions_from_a_file(data: Path, tmp_path: Path) -> None:
     assert in_bohr[0] == SymmetryFunction(2, 18, (18,), 8.0 * BOHR, 0.1 / BOHR**2)
     assert read_functions(str(tmp_path / "bohr.nn"), "Angstrom")[1].cutoff == 8.0
     (tmp_path / "list.json").write_text(json.dumps([f.to_json() for f in in_bohr]))
+    with pytest.raises(InputError, match="--length_unit Bohr would do nothing: .*list.json is a list in JSON"):
+        read_functions(str(tmp_path / "list.json"), "Bohr")
     weights = []
     for name in ("bohr.nn", "list.json"):
         options = config(
@@ -303,7 +305,7 @@ def test_refused_files_of_functions(text: str, error: type[Exception], message: 
     path = tmp_path / "functions"
     path.write_text(text)
     with pytest.raises(error, match=message):
-        read_functions(str(path), "Bohr")
+        read_functions(str(path), None)
 
 
 def test_from_the_command_line_to_n2p2(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

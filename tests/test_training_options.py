@@ -115,12 +115,9 @@ def test_refused_files(text: str, message: str, tmp_path: Path, capsys: pytest.C
 def test_the_command_of_a_run_gives_its_configuration() -> None:
     import shlex
 
-    for options in (
-        {"optimizer": "schedulefree"},
-        {"ema": False, "swa": True, "swa_lr": 1e-4},
-        {"plot": False},
-        {"model": "HDNNP", "hidden_layers": "8 8"},
-    ):
+    of_others = ({"model": "HDNNP", "hidden_layers": "8 8"}, {"model": "DimeNet++", "num_interactions": 2})
+    of_steps = ({"optimizer": "schedulefree"}, {"ema": False, "swa": True, "swa_lr": 1e-4}, {"plot": False})
+    for options in of_steps + of_others:
         config = TrainingConfig(train_file="a.xyz", **options)
         again = parsed(*shlex.split(config.command())[2:])
         assert again.portable() == config.portable()

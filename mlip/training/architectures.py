@@ -130,12 +130,20 @@ def _hdnnp(config: TrainingConfig, data: TrainingData, shown: Shown) -> EnergyMo
 def read_functions(path: str, length_unit: str | None) -> list[SymmetryFunction]:
     """Symmetry functions from an `input.nn`, or a list of what `SymmetryFunction.to_json` gives, in Å.
 
+    Args:
+        path: the file.
+        length_unit: of the `input.nn`, "Bohr" (also None) or "Angstrom"; of a list None.
+
     Raises:
         InputError, ModelFileError: neither, or functions that can't be; none at all.
         OSError: the file can't be read.
     """
     text = Path(path).read_text(encoding="utf-8")
     if text.lstrip().startswith("["):
+        if length_unit is not None:
+            raise InputError(
+                f"--length_unit {length_unit} would do nothing: {path} is a list in JSON, in Å; leave it out"
+            )
         try:
             functions = [SymmetryFunction.of(given) for given in json.loads(text)]
         except (json.JSONDecodeError, TypeError) as error:

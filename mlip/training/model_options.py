@@ -81,8 +81,6 @@ def model_defaults(config: TrainingConfig) -> dict[str, Any]:
     found = dict(DEFAULTS.get(config.model, {}))
     if config.model == "HDNNP" and config.symmetry_functions is None:
         found["num_symmetry_functions"] = NUM_SYMMETRY_FUNCTIONS
-    if config.model == "HDNNP" and config.symmetry_functions is not None:
-        found["length_unit"] = "Bohr"
     return {name: value for name, value in found.items() if getattr(config, name) is None}
 
 
