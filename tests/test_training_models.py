@@ -22,6 +22,7 @@ from mlip.data.labels import LabelKeys, read_labelled
 from mlip.errors import InputError, ModelFileError
 from mlip.models.hdnnp import ACTIVATIONS, HDNNP
 from mlip.nn.symmetry_functions import CUTOFFS, KINDS, RADIAL, SymmetryFunction
+from mlip.testing.physics import check_forces_are_gradient
 from mlip.training.architectures import BUILDERS, read_functions
 from mlip.training.candidates import candidates
 from mlip.training.checkpointing import load_checkpoint, save_checkpoint
@@ -73,6 +74,7 @@ def test_training_lowers_the_errors_and_the_file_gives_the_same(model: str, data
     again = mlip.load(result.path)(graph)
     now = result.potential(graph)
     assert torch.equal(again.energy, now.energy) and torch.equal(again.forces, now.forces)
+    assert check_forces_are_gradient(result.potential.double(), {"argon": argon(1, seed=5)[0]}).passed
     report = result.report.read_text()
     assert model in report and f"--model {model}" in " ".join(report.split())
 
