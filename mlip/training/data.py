@@ -42,7 +42,7 @@ class TrainingData:
     statistics: Statistics
     properties: frozenset[str]  # what the loss is about
     keys: LabelKeys  # as found in the training file
-    sha256: dict[str, str]  # by option: train_file, valid_file, test_file, and E0s if it is a file
+    sha256: dict[str, str]  # by option, of those that name files
     plan: BatchPlan  # how the training set becomes batches
     remarks: tuple[str, ...] = ()  # what people should know, a line each
 
@@ -75,6 +75,8 @@ def load_data(config: TrainingConfig) -> TrainingData:
     if "valid_file" in read and (left_out := len(read["valid_file"].structures) - len(parts["valid"])):
         lines.append(f"{files['valid_file']}: isolated atoms, which do not validate: {left_out}")
     hashed = files | ({"E0s": str(config.E0s)} if is_E0s_file(config.E0s) else {})
+    if config.symmetry_functions is not None:
+        hashed["symmetry_functions"] = config.symmetry_functions
     return TrainingData(
         sets=sets,
         n_isolated=len(isolated),

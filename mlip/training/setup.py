@@ -9,14 +9,11 @@ import torch
 from mlip.checkpoint import DTYPES
 from mlip.data.statistics import Statistics
 from mlip.errors import DataError, InputError
-from mlip.models.mace import MACE
-from mlip.models.mace_layer import INTERACTIONS
 from mlip.potential import Potential
+from mlip.training.architectures import Shown, build_model
 from mlip.training.config import TrainingConfig
 from mlip.training.data import TrainingData
-
-#: mace's names of the kinds of layers -> ours.
-KINDS = {name: kind for kind, name in INTERACTIONS.items()}
+from mlip.training.display import work_unseen
 
 
 def device_of(config: TrainingConfig) -> str:
@@ -30,36 +27,22 @@ def device_of(config: TrainingConfig) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
 
 
-def build_potential(config: TrainingConfig, data: TrainingData) -> Potential:
-    """The untrained potential, its weights drawn with the seed."""
-    stats = data.statistics
-    scale, shift = scale_and_shift(config, stats)
-    torch.manual_seed(config.seed)
-    model = MACE(
-        elements=tuple(data.reference.E0s),
-        cutoff=config.r_max,
-        hidden_irreps=config.feature_irreps(),
-        l_max=config.max_ell,
-        correlation=config.correlation,
-        num_interactions=config.num_interactions,
-        num_bessel=config.num_radial_basis,
-        num_polynomial_cutoff=config.num_cutoff_basis,
-        radial_mlp=config.radial_widths(),
-        avg_num_neighbors=config.avg_num_neighbors or max(stats.avg_num_neighbors, 1.0),
-        mlp_irreps=config.MLP_irreps,
-        interaction=KINDS[config.interaction],
-        interaction_first=KINDS[config.first_interaction()],
-        radial_basis=config.radial_type,
-        distance_transform=None if config.distance_transform == "None" else config.distance_transform,
-        pair_repulsion=config.pair_repulsion,
-        gate=config.gate,
-    )
+def build_potential(config: TrainingConfig, data: TrainingData, shown: Shown | None = None) -> Potential:
+    """The untrained potential, its weights drawn with the seed.
+
+    Args:
+        config: of the run.
+        data: of the run.
+        shown: how work that takes long is shown, not at all by default.
+    """
+    scale, shift = scale_and_shift(config, data.statistics)
+    model = build_model(config, data, shown or work_unseen)
     potential = Potential(model, E0s=data.reference.E0s, scale=scale, shift=shift)
     return potential.to(DTYPES[config.default_dtype])
 
 
 def scale_and_shift(config: TrainingConfig, stats: Statistics) -> tuple[float, float]:
-    """Scale and shift in eV, as `mace_run_train` chooses them; `MACE` has no shift."""
+    """Scale and shift in eV, as `mace_run_train` chooses them; `MACE` has no shift, all others have."""
     choices = {
         "rms_forces_scaling": stats.forces_rms,
         "std_scaling": stats.interaction_std,
@@ -69,5 +52,5 @@ def scale_and_shift(config: TrainingConfig, stats: Statistics) -> tuple[float, f
     if not (math.isfinite(scale) and scale > 0):
         what = "forces" if config.scaling == "rms_forces_scaling" else "energies that differ"
         raise DataError(f"--scaling {config.scaling} needs {what} in the training set; use another --scaling")
-    shifted = config.model == "ScaleShiftMACE" and config.scaling != "no_scaling"
+    shifted = config.model != "MACE" and config.scaling != "no_scaling"
     return scale, stats.interaction_mean if shifted else 0.0

@@ -6,6 +6,7 @@ import datetime
 import re
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from mlip.training.checkpointing import load_checkpoint, remove_leftovers, save_
 from mlip.training.config import TrainingConfig
 from mlip.training.data import TrainingData, load_data
 from mlip.training.determinism import deterministic
+from mlip.training.display import work_shown
 from mlip.training.engine import Progress, fit
 from mlip.training.error_tables import default_table, error_table
 from mlip.training.logs import Logs
@@ -92,7 +94,7 @@ def _train(config: TrainingConfig, console: Console) -> TrainingResult:
 def _run(config: TrainingConfig, logs: Logs, console: Console) -> TrainingResult:
     started = time.monotonic()
     data = load_data(config)
-    potential = build_potential(config, data).to(device_of(config))
+    potential = build_potential(config, data, partial(work_shown, console)).to(device_of(config))
     console.print(report.data_table(data))
     for line in report.describe(config, data, potential):
         console.print(line)

@@ -1,0 +1,183 @@
+"""The untrained network of each model: a builder for each architecture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mlip.errors import InputError
+from mlip.importers.n2p2_settings import FUNCTION, Settings, symmetry_function
+from mlip.models.base import EnergyModel
+from mlip.models.dimenet import DimeNet, DimeNetPlusPlus
+from mlip.models.hdnnp import HDNNP
+from mlip.models.mace import MACE
+from mlip.models.mace_layer import INTERACTIONS
+from mlip.nn.symmetry_functions import SymmetryFunction
+from mlip.training.choose_functions import Progress, choose_functions
+from mlip.training.config import TrainingConfig
+from mlip.training.data import TrainingData
+from mlip.training.function_scaling import scale_functions
+from mlip.training.model_options import widths
+from mlip.units import BOHR
+
+#: mace's names of the kinds of layers -> ours.
+KINDS = {name: kind for kind, name in INTERACTIONS.items()}
+
+#: Shows the progress of work with this title.
+Shown = Callable[[str], AbstractContextManager[Progress]]
+
+
+def build_model(config: TrainingConfig, data: TrainingData, shown: Shown) -> EnergyModel:
+    """The untrained network, its weights drawn with the seed, in float32.
+
+    Args:
+        config: of the run.
+        data: of the run.
+        shown: how work that takes long is shown.
+    """
+    return BUILDERS[config.model](config, data, shown)
+
+
+def _mace(config: TrainingConfig, data: TrainingData, shown: Shown) -> EnergyModel:
+    torch.manual_seed(config.seed)
+    return MACE(
+        elements=tuple(data.reference.E0s),
+        cutoff=config.r_max,
+        hidden_irreps=config.feature_irreps(),
+        l_max=config.max_ell,
+        correlation=config.correlation,
+        num_interactions=_given(config.num_interactions),
+        num_bessel=_given(config.num_radial_basis),
+        num_polynomial_cutoff=config.num_cutoff_basis,
+        radial_mlp=widths("radial_MLP", config.radial_MLP or ""),
+        avg_num_neighbors=config.avg_num_neighbors or max(data.statistics.avg_num_neighbors, 1.0),
+        mlp_irreps=config.MLP_irreps,
+        interaction=KINDS[config.interaction],
+        interaction_first=KINDS[config.first_interaction()],
+        radial_basis=config.radial_type,
+        distance_transform=None if config.distance_transform == "None" else config.distance_transform,
+        pair_repulsion=config.pair_repulsion,
+        gate=config.gate,
+    )
+
+
+def _dimenet(config: TrainingConfig, data: TrainingData, shown: Shown) -> EnergyModel:
+    torch.manual_seed(config.seed)
+    return DimeNet(num_bilinear=_given(config.num_bilinear), **_common(config, data))
+
+
+def _dimenet_plus_plus(config: TrainingConfig, data: TrainingData, shown: Shown) -> EnergyModel:
+    torch.manual_seed(config.seed)
+    return DimeNetPlusPlus(
+        int_emb_size=_given(config.int_emb_size),
+        basis_emb_size=_given(config.basis_emb_size),
+        out_emb_channels=_given(config.out_emb_channels),
+        **_common(config, data),
+    )
+
+
+def _common(config: TrainingConfig, data: TrainingData) -> dict[str, Any]:
+    """Arguments that both networks have."""
+    return {
+        "elements": tuple(data.reference.E0s),
+        "cutoff": config.r_max,
+        "hidden_channels": config.num_channels,
+        "num_blocks": config.num_interactions,
+        "num_spherical": config.num_spherical,
+        "num_radial": config.num_radial_basis,
+        "envelope_exponent": config.envelope_exponent,
+        "num_before_skip": config.num_before_skip,
+        "num_after_skip": config.num_after_skip,
+        "num_output_layers": config.num_output_layers,
+    }
+
+
+def _hdnnp(config: TrainingConfig, data: TrainingData, shown: Shown) -> EnergyModel:
+    elements, samples = tuple(data.reference.E0s), data.sets["train"].samples
+    cutoff_function = config.cutoff_function or ""
+    if config.symmetry_functions is None:
+        with shown("symmetry functions") as progress:
+            count = _given(config.num_symmetry_functions)
+            functions = choose_functions(elements, config.r_max, count, cutoff_function, samples, config.seed, progress)
+    else:
+        functions = read_functions(config.symmetry_functions, config.length_unit)
+        reach = max(function.cutoff for function in functions)
+        if reach > config.r_max:
+            raise InputError(
+                f"{config.symmetry_functions}: the symmetry functions reach to {reach:.6g} Å, beyond --r_max "
+                f"{config.r_max:g}; raise it to that"
+            )
+    hidden = widths("hidden_layers", config.hidden_layers or "")
+    torch.manual_seed(config.seed)
+    model = HDNNP(
+        elements,
+        config.r_max,
+        functions,
+        hidden=hidden,
+        activations=[*[config.activation or ""] * len(hidden), "identity"],
+        cutoff_function=cutoff_function,
+    )
+    with shown("their scaling") as progress:
+        scale_functions(model, samples, progress)
+    return model
+
+
+def read_functions(path: str, length_unit: str | None) -> list[SymmetryFunction]:
+    """Symmetry functions from an `input.nn`, or a list of what `SymmetryFunction.to_json` gives, in Å.
+
+    Args:
+        path: the file.
+        length_unit: of the `input.nn`, "Bohr" (also None) or "Angstrom"; of a list None.
+
+    Raises:
+        InputError, ModelFileError: neither, or functions that can't be; none at all.
+        OSError: the file can't be read.
+    """
+    text = Path(path).read_text(encoding="utf-8")
+    if text.lstrip().startswith("["):
+        if length_unit is not None:
+            raise InputError(
+                f"--length_unit {length_unit} would do nothing: {path} is a list in JSON, in Å; leave it out"
+            )
+        try:
+            functions = [SymmetryFunction.of(given) for given in json.loads(text)]
+        except (json.JSONDecodeError, TypeError) as error:
+            raise InputError(f"{path}: expected a list of symmetry functions in JSON: {error}") from error
+    else:
+        unit = 1.0 if length_unit == "Angstrom" else BOHR
+        functions = [symmetry_function(line, unit) for line in Settings(Path(path)).all(FUNCTION)]
+    if not functions:
+        raise InputError(f"{path}: no symmetry functions; expected lines {FUNCTION} of an input.nn, or a list in JSON")
+    return functions
+
+
+def _given(value: int | None) -> int:
+    """A number that the configuration has set for this model."""
+    assert value is not None
+    return value
+
+
+BUILDERS: dict[str, Callable[[TrainingConfig, TrainingData, Shown], EnergyModel]] = {
+    "MACE": _mace,
+    "ScaleShiftMACE": _mace,
+    "HDNNP": _hdnnp,
+    "DimeNet": _dimenet,
+    "DimeNet++": _dimenet_plus_plus,
+}
+
+
+def in_words(config: TrainingConfig, model: EnergyModel) -> str:
+    """What a report says of the network: its name and sizes."""
+    if isinstance(model, HDNNP):
+        counts = [len(model.of_element("offset", k)) for k in range(len(model.elements))]
+        per_element = " to ".join(map(str, sorted({min(counts), max(counts)})))
+        layers = ", ".join(map(str, model.hyperparameters["hidden"]))
+        functions = f"{per_element} symmetry functions per element"
+        return f"{config.model}, {functions}, hidden layers {layers} ({config.activation})"
+    size = config.feature_irreps() if isinstance(model, MACE) else f"{config.num_channels} channels"
+    return f"{config.model}, {size}, {config.num_interactions} layers"
