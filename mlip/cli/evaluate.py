@@ -102,6 +102,8 @@ def _show(result: EvaluationResult, data: Path, written: list[Path]) -> None:
     out = console()
     title = f"Errors on {data.name} (E in meV/atom, total E in meV, F in meV/Å, S in GPa)"
     out.print(table(title, ("group", "structures", *columns), rows, right=range(1, 2 + len(columns))))
+    if result.n_extrapolating is not None:
+        out.print(f"outside the range of the training set: {result.n_extrapolating} of {result.n} structures")
     for path in written:
         out.print(f"written: {path}")
 

@@ -20,6 +20,7 @@ class AtomOutputs(NamedTuple):
 
     energy: Tensor  # (N,)
     features: Tensor | None = None  # (N, F), invariant descriptors
+    extrapolations: Tensor | None = None  # (N,), as `EnergyModel.extrapolations` counts them
 
 
 class Evaluator(Protocol):
@@ -86,6 +87,18 @@ class EnergyModel(nn.Module, ABC):
 
         Returns:
             None where there are no compiled operators for this network, this dtype or this device.
+        """
+        return None
+
+    @property
+    def has_training_range(self) -> bool:
+        """Whether the model knows the range of its descriptors in the training set."""
+        return False
+
+    def extrapolations(self, graph: AtomGraph) -> Tensor | None:
+        """(N,) how many descriptors of each atom lie outside the range they had in the training set.
+
+        None of a model without `has_training_range`; another model has it in its `AtomOutputs`, too.
         """
         return None
 

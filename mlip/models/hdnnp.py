@@ -76,7 +76,7 @@ class Scaling(KeepsPrecision):
     In float64 always: a function that hardly reaches any neighbor has a range of 1e-135.
 
     Attributes:
-        lowest, highest: (K,), the range of G in the training set.
+        lowest, highest: (K,), the range of G in the training set; all zero if it is not known.
     """
 
     NAMES = ("offset", "factor", "base", "lowest", "highest")
@@ -89,6 +89,11 @@ class Scaling(KeepsPrecision):
     def forward(self, values: Tensor) -> Tensor:
         """(N, K) to (N, K)."""
         return (values - self.get_buffer("offset")) * self.get_buffer("factor") + self.get_buffer("base")
+
+    @property
+    def has_range(self) -> bool:
+        """Whether the range in the training set is known."""
+        return bool((self.get_buffer("lowest") != 0).any() or (self.get_buffer("highest") != 0).any())
 
     def outside(self, values: Tensor) -> Tensor:
         """(N,) how many of (N, K) are outside the range."""
@@ -194,6 +199,7 @@ class HDNNP(EnergyModel):
 
     def _evaluate(self, graph: AtomGraph) -> AtomOutputs:
         found = self.symmetry_functions(graph)
+        extrapolations = self._extrapolations(graph, found)
         width = max(values.shape[1] for _, values in found)
         energy = graph.positions.new_zeros(len(graph.numbers), dtype=torch.float64)
         features = graph.positions.new_zeros(len(graph.numbers), width, dtype=self.dtype)
@@ -201,13 +207,30 @@ class HDNNP(EnergyModel):
             scaled = self.scaling[k](values).to(self.dtype)
             energy = energy.index_add(0, atoms, self.network(k)(scaled).squeeze(1).to(torch.float64))
             features = features.index_add(0, atoms, nn.functional.pad(scaled, (0, width - scaled.shape[1])))
-        return AtomOutputs(energy, features)
+        return AtomOutputs(energy, features, extrapolations)
 
-    def extrapolations(self, graph: AtomGraph) -> Tensor:
-        """(N,) how many symmetry functions of each atom lie outside the range they had in the training set."""
+    @property
+    def has_training_range(self) -> bool:
+        return any(cast("Scaling", scaling).has_range for scaling in self.scaling)
+
+    def extrapolations(self, graph: AtomGraph) -> Tensor | None:
+        """(N,) how many symmetry functions of each atom lie outside the range they had in the training set.
+
+        Those of an element without range count as inside. None if no element has one, as before training.
+        """
+        with torch.no_grad(), full_precision(graph.positions):
+            return self._extrapolations(graph, self.symmetry_functions(graph)) if self.has_training_range else None
+
+    def _extrapolations(self, graph: AtomGraph, found: list[tuple[Tensor, Tensor]]) -> Tensor | None:
+        """The same, of symmetry functions that are known."""
+        ranges = [cast("Scaling", scaling) for scaling in self.scaling]
+        known = [k for k, scaling in enumerate(ranges) if scaling.has_range]
+        if not known:
+            return None
         count = torch.zeros_like(graph.numbers)
-        for k, (atoms, values) in enumerate(self.symmetry_functions(graph)):
-            count[atoms] = cast("Scaling", self.scaling[k]).outside(values)
+        for k in known:
+            atoms, values = found[k]
+            count[atoms] = ranges[k].outside(values.detach())
         return count
 
 
