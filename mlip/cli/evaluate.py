@@ -43,8 +43,7 @@ def command(
 
     Args:
         data: labelled structures, extended xyz or any other format that ASE reads
-        model: name (mlip models lists them), weights file, or .model file of MACE; default: the bundled model that
-            covers the elements
+        model: {MODEL}; default: the bundled model that covers the elements
         head: which head of a model that has several, by name
         energy_key: name of the energies (eV); default REF_energy, else energy
         forces_key: name of the forces (eV/Å); default REF_forces, else forces

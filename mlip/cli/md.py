@@ -46,8 +46,7 @@ def command(
 
     Args:
         structure: any file that ASE reads
-        model: name (mlip models lists them), weights file, or .model file of MACE; default: the bundled model that
-            covers the elements
+        model: {MODEL}; default: the bundled model that covers the elements
         head: which head of a model that has several, by name
         ensemble: nve (Verlet), nvt (Bussi) or npt (isotropic Martyna-Tobias-Klein)
         temperature: K; default 300, in nve that of the velocities in the structure. Velocities are drawn where
