@@ -328,6 +328,8 @@ OTHERS = {
     "forces_key": "test_keys_of_labels",
     "stress_key": "test_keys_of_labels",
     "virials_key": "test_keys_of_labels",
+    "length_unit": "test_training_data",
+    "energy_unit": "test_training_data",
     "batch_atoms": "test_batches_by_budget",
     "batch_edges": "test_batches_by_budget",
     "error_table": "test_table_chosen_and_refused",

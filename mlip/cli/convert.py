@@ -51,6 +51,7 @@ def command(
     from mlip.data.reference_energies import parse_E0s
     from mlip.importers.n2p2_export import save_n2p2
     from mlip.importers.n2p2_settings import files_of
+    from mlip.units import atomic_units
     from mlip.zoo import load, model_path
 
     source = model_path(model)
@@ -67,7 +68,7 @@ def command(
         raise InputError("units can be chosen for a folder of n2p2 that is read or one that is written")
     if output.exists() and output.samefile(source):
         raise InputError(f"{output} is the model itself; choose another name with -o")
-    units = _units(length_unit, energy_unit)
+    units = atomic_units(length_unit, energy_unit)
     given = {"cutoff": cutoff, "envelope_exponent": envelope_exponent}
     potential = load(
         source,
@@ -101,17 +102,3 @@ def command(
     shown = {name: value for name, value in facts.items() if name not in ("model", "source")}
     rows = [(name, ", ".join(value) if isinstance(value, list) else str(value)) for name, value in shown.items()]
     console().print(table(source.name, ("", "converted"), rows))
-
-
-def _units(length: str | None, energy: str | None) -> tuple[float, float]:
-    """In Å and eV."""
-    from mlip.units import BOHR, HARTREE
-
-    known = {"length_unit": {"bohr": BOHR, "angstrom": 1.0}, "energy_unit": {"hartree": HARTREE, "ev": 1.0}}
-    found = []
-    for option, given, default in (("length_unit", length, "Bohr"), ("energy_unit", energy, "Hartree")):
-        factor = known[option].get((given or default).lower())
-        if factor is None:
-            raise InputError(f"--{option} {given}: expected one of {', '.join(known[option])}")
-        found.append(factor)
-    return found[0], found[1]

@@ -44,7 +44,7 @@ class TrainingConfig:
     NAME_parity.png.
 
     Args:
-        train_file: structures to train on, extended xyz or any other format that ASE reads
+        train_file: structures to train on, extended xyz, n2p2's input.data, or any other format that ASE reads
         valid_file: structures to validate on; without it a random part of the training file is used
         test_file: structures for the final table of errors only
         valid_fraction: part of the training file that validates when there is no valid_file
@@ -56,6 +56,8 @@ class TrainingConfig:
         stress_key: name of the stresses (eV/Å³, positive under tension) in the files; default REF_stress, else stress
         virials_key: name of the virials (eV, mace's sign: -volume times the stress) in the files; default REF_virials,
             else virials; they become stresses
+        length_unit: of files of n2p2 (input.data), which do not name it: Bohr or Angstrom; default Bohr
+        energy_unit: likewise Hartree or eV; default Hartree. One needs the other
         config_type_weights: factors of the weights of structures by their config_type, such as
             '{"Default": 1.0, "surface": 5.0}'; Default is the name of those without
         E0s: energies of single atoms, "isolated" (isolated atoms of the training file), "average" (least squares over
@@ -165,6 +167,8 @@ class TrainingConfig:
     forces_key: str | None = None
     stress_key: str | None = None
     virials_key: str | None = None
+    length_unit: str | None = None
+    energy_unit: str | None = None
     config_type_weights: str | dict[str, float] = '{"Default": 1.0}'
     E0s: str | dict[str, float] | dict[int, float] = "isolated"
     model: Literal["MACE", "ScaleShiftMACE"] = "MACE"

@@ -60,6 +60,8 @@ NEEDS: dict[str, tuple[str, Condition]] = {
     "interaction": ("--num_interactions 2 or more", lambda c: c.num_interactions > 1),
     "MLP_irreps": ("--num_interactions 2 or more; one layer has a linear readout", lambda c: c.num_interactions > 1),
     "gate": ("--num_interactions 2 or more; one layer has a linear readout", lambda c: c.num_interactions > 1),
+    "length_unit": ("--energy_unit beside it", lambda c: c.energy_unit is not None),
+    "energy_unit": ("--length_unit beside it", lambda c: c.length_unit is not None),
     "valid_fraction": ("no --valid_file", lambda c: not c.valid_file),
 }
 
@@ -86,6 +88,10 @@ def check_options(config: TrainingConfig) -> None:
             "these and . + -"
         )
     _check_choices(config)
+    if config.length_unit or config.energy_unit:
+        from mlip.units import atomic_units
+
+        atomic_units(config.length_unit, config.energy_unit)
     _check_ranges(config)
     _check_effects(config)
     _check_combinations(config)
