@@ -45,8 +45,6 @@ def random_model(
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-        # Near nπ the second derivatives at the cutoff are small: one sees those of third order until close to it.
-        model.radial.frequencies.add_(torch.rand_like(model.radial.frequencies))
     return model
 
 
