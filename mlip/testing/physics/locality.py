@@ -17,7 +17,7 @@ from mlip.testing.physics.symmetry import Structures, structures_for, worst
 Array = NDArray[np.float64]
 
 LIST_FACTOR = 1.5
-_DISTANCES_INSIDE: Array = 0.16 / 2.0 ** np.arange(9)  # fractions of the cutoff, down to 6e-4
+_DISTANCES_INSIDE: Array = np.array([0.16 / 2**n for n in range(9)])  # fractions of the cutoff, down to 6e-4
 _CLOSE = 3  # index of 0.02
 _NOISE = 1e-10  # relative size below which a force next to the cutoff is rounding
 _RESOLVED, _POINTS = 1e-4, 5  # noise up to which a value is used, relative; how many are extrapolated from
