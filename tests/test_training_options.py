@@ -378,6 +378,7 @@ OTHERS = {
     "virials_key": "test_keys_of_labels",
     "symmetry_functions": "test_functions_from_a_file",
     "length_unit": "test_functions_from_a_file",
+    "energy_unit": "test_training_data",
     "batch_atoms": "test_batches_by_budget",
     "batch_edges": "test_batches_by_budget",
     "error_table": "test_table_chosen_and_refused",

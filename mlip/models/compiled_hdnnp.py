@@ -58,7 +58,8 @@ class CompiledHDNNP:
             values = ops.symmetry_functions(vectors, *edges, tables)
             with torch.enable_grad():
                 values.requires_grad_(True)
-                energy = model.outputs(model.by_element(values, edges[-1]), graph).energy
-                (grad,) = torch.autograd.grad(energy.sum(), values)
+                outputs = model.outputs(model.by_element(values, edges[-1]), graph)
+                (grad,) = torch.autograd.grad(outputs.energy.sum(), values)
             gradient = ops.symmetry_functions_gradient(grad, vectors, *edges, tables)
-            return first_derivatives(energy.detach(), gradient, vectors, graph, strain)
+            found = first_derivatives(outputs.energy.detach(), gradient, vectors, graph, strain)
+            return found._replace(extrapolations=outputs.extrapolations)

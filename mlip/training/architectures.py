@@ -23,7 +23,7 @@ from mlip.training.config import TrainingConfig
 from mlip.training.data import TrainingData
 from mlip.training.function_scaling import scale_functions
 from mlip.training.model_options import widths
-from mlip.units import BOHR
+from mlip.units import atomic_units
 
 #: mace's names of the kinds of layers -> ours.
 KINDS = {name: kind for kind, name in INTERACTIONS.items()}
@@ -105,7 +105,7 @@ def _hdnnp(config: TrainingConfig, data: TrainingData, shown: Shown) -> EnergyMo
             count = _given(config.num_symmetry_functions)
             functions = choose_functions(elements, config.r_max, count, cutoff_function, samples, config.seed, progress)
     else:
-        functions = read_functions(config.symmetry_functions, config.length_unit)
+        functions = read_functions(config.symmetry_functions, config.length_unit, config.energy_unit is not None)
         reach = max(function.cutoff for function in functions)
         if reach > config.r_max:
             raise InputError(
@@ -127,12 +127,13 @@ def _hdnnp(config: TrainingConfig, data: TrainingData, shown: Shown) -> EnergyMo
     return model
 
 
-def read_functions(path: str, length_unit: str | None) -> list[SymmetryFunction]:
+def read_functions(path: str, length_unit: str | None, of_data: bool = False) -> list[SymmetryFunction]:
     """Symmetry functions from an `input.nn`, or a list of what `SymmetryFunction.to_json` gives, in Å.
 
     Args:
         path: the file.
         length_unit: of the `input.nn`, "Bohr" (also None) or "Angstrom"; of a list None.
+        of_data: the unit is that of an `input.data` too.
 
     Raises:
         InputError, ModelFileError: neither, or functions that can't be; none at all.
@@ -140,7 +141,7 @@ def read_functions(path: str, length_unit: str | None) -> list[SymmetryFunction]
     """
     text = Path(path).read_text(encoding="utf-8")
     if text.lstrip().startswith("["):
-        if length_unit is not None:
+        if length_unit is not None and not of_data:
             raise InputError(
                 f"--length_unit {length_unit} would do nothing: {path} is a list in JSON, in Å; leave it out"
             )
@@ -149,7 +150,7 @@ def read_functions(path: str, length_unit: str | None) -> list[SymmetryFunction]
         except (json.JSONDecodeError, TypeError) as error:
             raise InputError(f"{path}: expected a list of symmetry functions in JSON: {error}") from error
     else:
-        unit = 1.0 if length_unit == "Angstrom" else BOHR
+        unit, _ = atomic_units(length_unit)
         functions = [symmetry_function(line, unit) for line in Settings(Path(path)).all(FUNCTION)]
     if not functions:
         raise InputError(f"{path}: no symmetry functions; expected lines {FUNCTION} of an input.nn, or a list in JSON")

@@ -42,7 +42,7 @@ class TrainingConfig:
     NAME_parity.png.
 
     Args:
-        train_file: structures to train on, extended xyz or any other format that ASE reads
+        train_file: structures to train on, extended xyz, n2p2's input.data, or any other format that ASE reads
         valid_file: structures to validate on; without it a random part of the training file is used
         test_file: structures for the final table of errors only
         valid_fraction: part of the training file that validates when there is no valid_file
@@ -54,6 +54,8 @@ class TrainingConfig:
         stress_key: name of the stresses (eV/Å³, positive under tension) in the files; default REF_stress, else stress
         virials_key: name of the virials (eV, mace's sign: -volume times the stress) in the files; default REF_virials,
             else virials; they become stresses
+        length_unit: of files of n2p2 (input.data, input.nn), which do not name it: Bohr or Angstrom; default Bohr
+        energy_unit: likewise Hartree or eV; default Hartree. Of an input.data both are given or none
         config_type_weights: factors of the weights of structures by their config_type, such as
             '{"Default": 1.0, "surface": 5.0}'; Default is the name of those without
         E0s: energies of single atoms, "isolated" (isolated atoms of the training file), "average" (least squares over
@@ -97,7 +99,6 @@ class TrainingConfig:
         num_symmetry_functions: how many are chosen for each element, default 64
         symmetry_functions: file with those to take instead, an input.nn of n2p2 (of which nothing else is taken) or a
             list in JSON
-        length_unit: of that input.nn, Bohr (default) or Angstrom
         scaling: scale (and shift) of the network's energies, rms_forces_scaling (RMS of the forces), std_scaling
             (standard deviation of the interaction energy per atom) or no_scaling (1 and 0)
         loss: what is minimized, a sum of terms with the weights below. Mean squared errors of energies per atom and
@@ -181,6 +182,8 @@ class TrainingConfig:
     forces_key: str | None = None
     stress_key: str | None = None
     virials_key: str | None = None
+    length_unit: str | None = None
+    energy_unit: str | None = None
     config_type_weights: str | dict[str, float] = '{"Default": 1.0}'
     E0s: str | dict[str, float] | dict[int, float] = "isolated"
     model: Model = "MACE"
@@ -216,7 +219,6 @@ class TrainingConfig:
     cutoff_function: CutoffName | None = None
     num_symmetry_functions: int | None = None
     symmetry_functions: str | None = None
-    length_unit: Literal["Bohr", "Angstrom"] | None = None
     scaling: Literal["rms_forces_scaling", "std_scaling", "no_scaling"] = "rms_forces_scaling"
     loss: Literal[
         "weighted", "forces_only", "virials", "stress", "huber", "universal", "l1l2", "rmse", "l1l2energyforces"

@@ -45,11 +45,7 @@ MODELS_WITH: dict[str, tuple[str, ...]] = {
     "num_bilinear": ("DimeNet",),
     **dict.fromkeys(("int_emb_size", "basis_emb_size", "out_emb_channels"), ("DimeNet++",)),
     **dict.fromkeys(
-        (
-            *("hidden_layers", "activation", "cutoff_function", "num_symmetry_functions", "symmetry_functions"),
-            "length_unit",
-        ),
-        ("HDNNP",),
+        ("hidden_layers", "activation", "cutoff_function", "num_symmetry_functions", "symmetry_functions"), ("HDNNP",)
     ),
 }
 

@@ -62,7 +62,11 @@ NEEDS: dict[str, tuple[str, Condition]] = {
     "MLP_irreps": ("--num_interactions 2 or more; one layer has a linear readout", lambda c: c.num_interactions != 1),
     "gate": ("--num_interactions 2 or more; one layer has a linear readout", lambda c: c.num_interactions != 1),
     "num_symmetry_functions": ("no --symmetry_functions", lambda c: c.symmetry_functions is None),
-    "length_unit": ("--symmetry_functions with an input.nn", lambda c: c.symmetry_functions is not None),
+    "length_unit": (
+        "--energy_unit beside it for an input.data, or --symmetry_functions with an input.nn",
+        lambda c: c.energy_unit is not None or c.symmetry_functions is not None,
+    ),
+    "energy_unit": ("--length_unit beside it", lambda c: c.length_unit is not None),
     "valid_fraction": ("no --valid_file", lambda c: not c.valid_file),
 }
 
@@ -93,6 +97,10 @@ def check_options(config: TrainingConfig) -> None:
             "these and . + -"
         )
     _check_choices(config)
+    if config.length_unit or config.energy_unit:
+        from mlip.units import atomic_units
+
+        atomic_units(config.length_unit, config.energy_unit)
     _check_ranges(config)
     _check_effects(config)
     _check_combinations(config)
