@@ -107,7 +107,7 @@ def _step(module: TrainingModule, batch: LabelledBatch) -> None:
     """A training step without the bookkeeping of a run."""
     module.optimizer.zero_grad()
     loss = module.loss(batch, module.potential(batch.graph, **module.wanted, training=True))
-    loss.backward()
+    module.backward(loss)
     module.configure_gradient_clipping()
     module.optimizer.step()
 
