@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 EV_PER_A3_TO_GPA = 160.2176634
 #: Atomic units in ours (CODATA 2018).
 BOHR, HARTREE = 0.529177210903, 27.211386245988  # Å, eV
+DEBYE = 0.20819433270935  # e·Å (10^-21 C m² / c, CODATA 2018)
 VOIGT_INDICES = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 
 

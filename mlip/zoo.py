@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from mlip.potential import Potential
+    from mlip.property_model import PropertyModel
 
 #: What a folder of n2p2 is known by.
 INPUT = "input.nn"
@@ -93,8 +94,10 @@ def load(
     dtype: torch.dtype | str | None = None,
     head: str | None = None,
     units: tuple[float, float] | None = None,
-) -> Potential:
+) -> Potential | PropertyModel:
     """A potential by name or from a file of ours or of MACE, told apart by what is in it, or from a folder of n2p2.
+
+    A file that `mlip train --target` has written gives its property model.
 
     Args:
         name_or_path: a name such as "silicon" or "mace-mpa-0-medium", a file, or a folder with an input.nn.
@@ -108,7 +111,7 @@ def load(
         InputError: units of a file that has its own, a device that torch can't use, a dtype that is neither float32
             nor float64, no such head.
     """
-    from mlip.checkpoint import DTYPES, load_potential
+    from mlip.checkpoint import DTYPES, load_model
     from mlip.importers.torch_archive import is_torch_archive
     from mlip.potential import usable_device
 
@@ -128,7 +131,7 @@ def load(
             raise InputError("units are those of a folder of n2p2 alone; a weights file has its own")
         if not is_torch_archive(path):
             _refuse_foreign(path)
-            return load_potential(path, device, dtype, head)
+            return load_model(path, device, dtype, head)
         from mlip.importers.mace import load_mace
 
         potential = load_mace(path, head)
@@ -136,6 +139,37 @@ def load(
         raise InputError(f"{path}: {error}") from error
     potential.requires_grad_(False)
     return potential.to(device=device, dtype=wanted or potential.dtype)
+
+
+def load_potential(
+    name_or_path: str | PathLike[str],
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | str | None = None,
+    head: str | None = None,
+    units: tuple[float, float] | None = None,
+) -> Potential:
+    """As `load`, where only a potential will do.
+
+    Raises:
+        ModelFileError: a property model, too.
+    """
+    from mlip.checkpoint import no_potential
+    from mlip.potential import Potential
+
+    model = load(name_or_path, device, dtype, head, units)
+    if not isinstance(model, Potential):
+        raise ModelFileError(f"{os.fspath(name_or_path)} is {no_potential(model)}")
+    return model
+
+
+def is_property_model(path: Path) -> bool:
+    """Whether a file is the weights of a property model; what can't be read is not."""
+    from mlip.checkpoint import PROPERTY_FORMAT, read_header
+
+    try:
+        return path.is_file() and read_header(path)["format"] == PROPERTY_FORMAT
+    except ModelFileError:
+        return False
 
 
 def _refuse_foreign(path: Path) -> None:

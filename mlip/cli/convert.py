@@ -41,7 +41,7 @@ def command(
     """
     from mlip.importers.n2p2_export import save_n2p2
     from mlip.importers.n2p2_settings import files_of
-    from mlip.zoo import load, model_path
+    from mlip.zoo import load_potential, model_path
 
     source = model_path(model)
     if output is None:
@@ -58,7 +58,7 @@ def command(
     if output.exists() and output.samefile(source):
         raise InputError(f"{output} is the model itself; choose another name with -o")
     units = _units(length_unit, energy_unit)
-    potential = load(source, dtype=dtype, head=head, units=units if source.is_dir() else None)
+    potential = load_potential(source, dtype=dtype, head=head, units=units if source.is_dir() else None)
     if to_folder:
         save_n2p2(potential, output, *units)
     else:

@@ -41,6 +41,8 @@ def command(
 ) -> None:
     """Compare energies, forces and stresses of a potential with those of a file of labelled structures.
 
+    Of a model that mlip train --target made, its property is compared instead.
+
     Args:
         data: labelled structures, extended xyz or any other format that ASE reads
         model: name (mlip models lists them), weights file, or .model file of MACE; default: the bundled model that
@@ -60,6 +62,7 @@ def command(
     """
     from ase.io import write
 
+    from mlip.cli.evaluate_property import evaluate_if_property
     from mlip.cli.structures import make_calculator
     from mlip.data.labels import LabelKeys, read_labelled
     from mlip.workflows.evaluate import evaluate, with_predictions
@@ -68,6 +71,11 @@ def command(
         check_output(output)
     if plot:
         check_plot(plot)
+    keys = {"energy_key": energy_key, "forces_key": forces_key, "stress_key": stress_key, "virials_key": virials_key}
+    if model is not None and evaluate_if_property(
+        model, data, batch_size, output, plot, device, dtype, json, refused={"head": head, **keys}
+    ):
+        return
     labelled = read_labelled(data, LabelKeys(energy_key, forces_key, stress_key, virials_key))
     calculator = make_calculator(model, _all_elements(labelled), device=device, dtype=dtype, head=head)
     with progress("evaluate") as update:

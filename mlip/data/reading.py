@@ -1,4 +1,4 @@
-"""Structures from files: usual extended xyz by our own reader, anything else by ASE's."""
+"""Structures from files: usual extended xyz and npz by our own readers, anything else by ASE's."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from ase import Atoms
 
 from mlip.data.extxyz import Unusual, read_frames
+from mlip.data.npz import read_npz
 from mlip.errors import DataError
 
 _EXTXYZ = (".xyz", ".extxyz")
@@ -39,6 +40,8 @@ def read_structures(path: str | Path) -> list[Atoms]:
 def _read(file: Path) -> list[Atoms]:
     from ase.io import read
 
+    if file.suffix == ".npz":
+        return read_npz(file).structures
     if file.suffix not in _EXTXYZ:
         return list(read(file, index=":"))
     text = file.read_text()

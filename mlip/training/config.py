@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from mlip.errors import InputError
 from mlip.training.option_checks import check_options
+from mlip.training.property_options import USUAL_LAYERS, check_target
 
 #: Options that say where and how to run, not what to train.
 _LOCAL = frozenset(
@@ -37,14 +38,14 @@ Interaction = Literal[
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Train a potential on structures labelled with energies, forces and stresses.
+    """Train a potential on structures labelled with energies, forces and stresses, or a model of another property.
 
     Writes into the work folder: NAME.safetensors (the potential: EMA weights of the best validation), NAME_report.html,
     the log NAME_log.jsonl and NAME_log.csv, NAME_checkpoint.pt (for --restart_latest), NAME_learning_curve.png and
     NAME_parity.png.
 
     Args:
-        train_file: structures to train on, extended xyz or any other format that ASE reads
+        train_file: structures to train on, extended xyz, npz (docs/training.md) or any other format that ASE reads
         valid_file: structures to validate on; without it a random part of the training file is used
         test_file: structures for the final table of errors only
         valid_fraction: part of the training file that validates when there is no valid_file
@@ -56,13 +57,19 @@ class TrainingConfig:
         stress_key: name of the stresses (eV/Å³, positive under tension) in the files; default REF_stress, else stress
         virials_key: name of the virials (eV, mace's sign: -volume times the stress) in the files; default REF_virials,
             else virials; they become stresses
+        target: name of a property of whole structures to learn instead of energies, such as mu, alpha or dipole, as the
+            info of the structures has it
+        readout: how the target comes from the atoms, their sum or mean, or the dipole of their charges and atomic
+            dipoles (a vector) or its length (dipole_norm); default dipole for dipole, dipole_norm for mu, else sum
+        target_unit: unit of the target in the files; default that of its name in the file (mu_D, gap_eV), else e·Å for
+            dipole and D for mu
         config_type_weights: factors of the weights of structures by their config_type, such as
             '{"Default": 1.0, "surface": 5.0}'; Default is the name of those without
         E0s: energies of single atoms, "isolated" (isolated atoms of the training file), "average" (least squares over
             the training energies), a mapping such as "{14: -0.8}", or a file: such a mapping in JSON, or isolated
             atoms in extended xyz
-        model: MACE (shift 0, non-residual first layer) or ScaleShiftMACE (shift = mean interaction energy per atom,
-            residual first layer)
+        model: MACE (shift 0, non-residual first layer), ScaleShiftMACE (shift = mean interaction energy per atom,
+            residual first layer), or with --target DimeNet or DimeNet++
         r_max: cutoff radius in Å
         radial_type: functions of the distance, bessel, gaussian or chebyshev
         num_radial_basis: number of these functions
@@ -74,7 +81,7 @@ class TrainingConfig:
         max_L: highest l of the features, default 1
         max_ell: highest l of the spherical harmonics; also --l_max
         correlation: order of the many-body expansion, 3 for four-body terms
-        num_interactions: number of layers
+        num_interactions: number of layers, default 2, with DimeNet 6, with DimeNet++ 4
         interaction: kind of the layers after the first, by the names of mace's classes
         interaction_first: kind of the first layer; default RealAgnosticInteractionBlock with --model MACE,
             RealAgnosticResidualInteractionBlock with ScaleShiftMACE
@@ -165,9 +172,12 @@ class TrainingConfig:
     forces_key: str | None = None
     stress_key: str | None = None
     virials_key: str | None = None
+    target: str | None = None
+    readout: Literal["sum", "mean", "dipole", "dipole_norm"] | None = None
+    target_unit: str | None = None
     config_type_weights: str | dict[str, float] = '{"Default": 1.0}'
     E0s: str | dict[str, float] | dict[int, float] = "isolated"
-    model: Literal["MACE", "ScaleShiftMACE"] = "MACE"
+    model: Literal["MACE", "ScaleShiftMACE", "DimeNet", "DimeNet++"] = "MACE"
     r_max: float = 5.0
     radial_type: Literal["bessel", "gaussian", "chebyshev"] = "bessel"
     num_radial_basis: int = 8
@@ -179,7 +189,7 @@ class TrainingConfig:
     max_L: int | None = None
     max_ell: int = 3
     correlation: int = 3
-    num_interactions: int = 2
+    num_interactions: int | None = None
     interaction: Interaction = "RealAgnosticResidualInteractionBlock"
     interaction_first: Interaction | None = None
     MLP_irreps: str = "16x0e"
@@ -265,12 +275,15 @@ class TrainingConfig:
                 object.__setattr__(self, name, value)
         for name, renamed in MACE_VALUES.items():
             object.__setattr__(self, name, renamed.get(getattr(self, name), getattr(self, name)))
+        if self.num_interactions is None:
+            object.__setattr__(self, "num_interactions", USUAL_LAYERS.get(self.model, 2))
         object.__setattr__(self, "radial_MLP", list(self.radial_widths()))
         if not isinstance(self.E0s, str) or self.E0s.lstrip().startswith("{"):
             from mlip.data.reference_energies import parse_E0s
 
             object.__setattr__(self, "E0s", parse_E0s(self.E0s))
         check_options(self)
+        check_target(self)
         self._check_reporting()
 
     def _check_reporting(self) -> None:
@@ -319,6 +332,7 @@ class TrainingConfig:
     def command(self, portable: bool = True) -> str:
         """The command line of this run, with the options that are not at their defaults; paths unless `portable`."""
         words, defaults = ["mlip", "train"], TrainingConfig(train_file="-").as_dict()
+        defaults["num_interactions"] = USUAL_LAYERS.get(self.model, 2)
         for name, value in (self.portable() if portable else self.as_dict()).items():
             if value == defaults[name] or value is None:  # None: what is left to another option
                 continue

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
-from mlip.potential import Potential
 from mlip.training.config import TrainingConfig
 from mlip.training.schedule_free import ScheduleFreeAdamW
 from mlip.training.soap import SOAP
@@ -13,10 +13,10 @@ from mlip.training.soap import SOAP
 DECAYED = frozenset({"mix", "skip", "contraction", "product"})
 
 
-def make_optimizer(potential: Potential, config: TrainingConfig) -> torch.optim.Optimizer:
+def make_optimizer(potential: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
     """The optimizer of a run, its state on the device of the weights."""
-    decayed: list[torch.nn.Parameter] = []
-    free: list[torch.nn.Parameter] = []
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for name, parameter in potential.named_parameters():
         if parameter.requires_grad:
             (decayed if DECAYED & set(name.split(".")) else free).append(parameter)

@@ -57,9 +57,12 @@ NEEDS: dict[str, tuple[str, Condition]] = {
     "lr_scheduler_gamma": ("--scheduler exponential", lambda c: c.scheduler == "exponential"),
     "num_channels": ("no --hidden_irreps", lambda c: not c.hidden_irreps),
     "max_L": ("no --hidden_irreps", lambda c: not c.hidden_irreps),
-    "interaction": ("--num_interactions 2 or more", lambda c: c.num_interactions > 1),
-    "MLP_irreps": ("--num_interactions 2 or more; one layer has a linear readout", lambda c: c.num_interactions > 1),
-    "gate": ("--num_interactions 2 or more; one layer has a linear readout", lambda c: c.num_interactions > 1),
+    "interaction": ("--num_interactions 2 or more", lambda c: (c.num_interactions or 2) > 1),
+    "MLP_irreps": (
+        "--num_interactions 2 or more; one layer has a linear readout",
+        lambda c: (c.num_interactions or 2) > 1,
+    ),
+    "gate": ("--num_interactions 2 or more; one layer has a linear readout", lambda c: (c.num_interactions or 2) > 1),
     "valid_fraction": ("no --valid_file", lambda c: not c.valid_file),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -35,17 +36,24 @@ def build_potential(config: TrainingConfig, data: TrainingData) -> Potential:
     stats = data.statistics
     scale, shift = scale_and_shift(config, stats)
     torch.manual_seed(config.seed)
-    model = MACE(
-        elements=tuple(data.reference.E0s),
+    model = mace(config, tuple(data.reference.E0s), stats.avg_num_neighbors)
+    potential = Potential(model, E0s=data.reference.E0s, scale=scale, shift=shift)
+    return potential.to(DTYPES[config.default_dtype])
+
+
+def mace(config: TrainingConfig, elements: Sequence[int], avg_num_neighbors: float) -> MACE:
+    """The network of `--model MACE` or `ScaleShiftMACE`."""
+    return MACE(
+        elements=elements,
         cutoff=config.r_max,
         hidden_irreps=config.feature_irreps(),
         l_max=config.max_ell,
         correlation=config.correlation,
-        num_interactions=config.num_interactions,
+        num_interactions=config.num_interactions or 2,
         num_bessel=config.num_radial_basis,
         num_polynomial_cutoff=config.num_cutoff_basis,
         radial_mlp=config.radial_widths(),
-        avg_num_neighbors=config.avg_num_neighbors or max(stats.avg_num_neighbors, 1.0),
+        avg_num_neighbors=config.avg_num_neighbors or max(avg_num_neighbors, 1.0),
         mlp_irreps=config.MLP_irreps,
         interaction=KINDS[config.interaction],
         interaction_first=KINDS[config.first_interaction()],
@@ -54,8 +62,6 @@ def build_potential(config: TrainingConfig, data: TrainingData) -> Potential:
         pair_repulsion=config.pair_repulsion,
         gate=config.gate,
     )
-    potential = Potential(model, E0s=data.reference.E0s, scale=scale, shift=shift)
-    return potential.to(DTYPES[config.default_dtype])
 
 
 def scale_and_shift(config: TrainingConfig, stats: Statistics) -> tuple[float, float]:
