@@ -75,6 +75,13 @@ class PropertyCalculator(Calculator):
             )
         return super().get_property(name, atoms, allow_calculation)
 
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """What differs from the structure of the last calculation; its charge counts, which ASE does not look at."""
+        changes = list(super().check_state(atoms, tol))
+        if self.atoms is not None and _charge(atoms, 0) != _charge(self.atoms, 0):
+            changes.append("charge")
+        return changes
+
     def calculate(
         self,
         atoms: Atoms | None = None,

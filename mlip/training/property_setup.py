@@ -26,10 +26,15 @@ def build_property_model(config: TrainingConfig, data: PropertyRunData) -> Prope
 
 
 def _network(config: TrainingConfig, elements: Sequence[int], data: PropertyRunData) -> EnergyModel:
-    """The backbone; for dipoles with vectors, where the architecture has them."""
+    """The backbone; for dipoles with vectors, where the architecture has them.
+
+    DimeNet++ keeps the published proportions: half the channels in its sums over triplets, twice as many in outputs.
+    """
     if config.model not in DIRECTIONAL:
         return mace(config, elements, data.avg_num_neighbors)
     options: dict[str, Any] = {"num_blocks": config.num_interactions, "vectors": data.learned.is_dipole}
     if config.num_channels is not None:
         options["hidden_channels"] = config.num_channels
+        if config.model == "DimeNet++":
+            options |= {"int_emb_size": max(config.num_channels // 2, 1), "out_emb_channels": 2 * config.num_channels}
     return DIRECTIONAL[config.model](elements, config.r_max, **options)

@@ -71,8 +71,10 @@ def evaluate_property(
     learned, known = calculator.learned, calculator.model.elements
     if batch_size is not None and batch_size < 1:
         raise InputError(f"batch_size is {batch_size}; expected at least 1")
-    labelled = data if isinstance(data, PropertyData) else label_property(
-        data, learned.name, learned.readout, learned.unit or None
+    labelled = (
+        data
+        if isinstance(data, PropertyData)
+        else label_property(data, learned.name, learned.readout, learned.unit or None)
     )
     if labelled.learned.unit != learned.unit:
         raise InputError(f"{labelled.source} has {labelled.learned.label}, the model gives {learned.label}")
