@@ -3,12 +3,12 @@
     MLIP_DATA=FOLDER python -m benchmarks.qm9 --minutes 18 [--sizes 1000 3000 10000] [--target mu] [-- TRAIN OPTIONS]
 
 Trains with the command line of `mlip train`, one run after the other, on the first molecules of one random order; 1,000
-validate and 2,000 test, the same in all runs and in no training set. The network is smaller and shorter-sighted than the
-published one (`OPTIONS`), so that a core gets somewhere in minutes; options after `--` are added and win. A run that was
-interrupted goes on, one that is done is not trained again, as long as `--work_dir` is there. Writes qm9_TARGET.json and
-qm9_TARGET.png: the errors, a power law fitted through them, and what it says of 110,000 molecules beside the published
-errors of DimeNet (arXiv:2003.03123) and DimeNet++ (arXiv:2011.14115), which had those many molecules and no such limit of
-time.
+validate and 2,000 test, the same in all runs and in no training set. The network is smaller and shorter-sighted than
+the published one (`OPTIONS`), so that a core gets somewhere in minutes; options after `--` are added and win. A run
+that was interrupted goes on, one that is done is not trained again, as long as `--work_dir` is there. Writes qm9_TARGET.json
+and qm9_TARGET.png: the errors, a power law fitted through them, and what it says of 110,000 molecules beside the
+published errors of DimeNet (arXiv:2003.03123) and DimeNet++ (arXiv:2011.14115), which had those many molecules and no
+such limit of time.
 """
 
 from __future__ import annotations
@@ -120,13 +120,15 @@ def run(words: list[str], log: Path, threads: int) -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
-def report(runs: dict[int, dict[str, Any]], target: str, minutes: float, added: list[str]) -> dict[str, Any]:
+def report(
+    runs: dict[int, dict[str, Any]], target: str, minutes: float, added: list[str], where: dict[str, Any]
+) -> dict[str, Any]:
     """Errors by size, the fit, and the published errors."""
     sizes = sorted(runs)
     found: dict[str, Any] = {
         "target": target,
         "minutes": minutes,
-        "machine": machine(),
+        "machine": where,
         "options": OPTIONS,
         "added_options": added,
         "runs": {str(n): runs[n] for n in sizes},
@@ -179,12 +181,13 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
     files = split(data, options.sizes, options.work_dir)
     runs: dict[int, dict[str, Any]] = {}
+    where = machine()
     for n in options.sizes:
         words = command(files, n, options.target, options.minutes, options.work_dir, options.added)
         runs[n] = run(words, options.work_dir / f"{options.target}_{n}.log", options.threads)
         errors = {name: round(errors["mae"], 5) for name, errors in runs[n]["errors"].items()}
         print(f"{n} molecules: MAE {errors}, {runs[n]['epochs']} epochs", flush=True)
-        found = report(runs, options.target, options.minutes, options.added)
+        found = report(runs, options.target, options.minutes, options.added, where)
         (options.output / f"qm9_{options.target}.json").write_text(json.dumps(found, indent=1) + "\n")
         draw(found, options.output / f"qm9_{options.target}.png")
 

@@ -252,6 +252,7 @@ def test_standard_of_a_sum_takes_out_what_the_elements_give():
         ({"target": "mu", "swa": True}, "--swa True would do nothing"),
         ({"target": "mu", "max_ell": 2}, "--max_ell 2 would do nothing: --model DimeNet.. has no such part"),
         ({"target": " "}, "--target is empty"),
+        ({"target": "REF_energy"}, "are learned without --target"),
         ({"target": "mu", "readout": "max"}, "--readout is 'max'; expected one of sum"),
     ],
 )
