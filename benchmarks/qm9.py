@@ -2,13 +2,13 @@
 
     MLIP_DATA=FOLDER python -m benchmarks.qm9 --minutes 18 [--sizes 1000 3000 10000] [--target mu] [-- TRAIN OPTIONS]
 
-Trains with the command line of `mlip train`, one run after the other, on the first molecules of one random order; 1,000
-validate and 2,000 test, the same in all runs and in no training set. The network is smaller and shorter-sighted than
-the published one (`OPTIONS`), so that a core gets somewhere in minutes; options after `--` are added and win. A run
-that was interrupted goes on, one that is done is not trained again, as long as `--work_dir` is there. Writes qm9_TARGET.json
-and qm9_TARGET.png: the errors, a power law fitted through them, and what it says of 110,000 molecules beside the
-published errors of DimeNet (arXiv:2003.03123) and DimeNet++ (arXiv:2011.14115), which had those many molecules and no
-such limit of time.
+Trains with the command line of `mlip train`, one run after the other, on the first molecules of one random order;
+1,000 validate and 2,000 test, the same in all runs and in no training set. The network is smaller and shorter-sighted
+than the published one (`OPTIONS`), so that a core gets somewhere in minutes; options after `--` are added and win. A
+run that was interrupted goes on, one that is done is not trained again, as long as `--work_dir` is there. Writes
+qm9_TARGET.json and qm9_TARGET.png: the errors, a power law fitted through them, and what it says of 110,000 molecules
+beside the published errors of DimeNet (arXiv:2003.03123) and DimeNet++ (arXiv:2011.14115), which had those many
+molecules and no such limit of time.
 """
 
 from __future__ import annotations

@@ -48,21 +48,20 @@ def read_npz(path: Path) -> Molecules:
         )
     columns = _columns(arrays, n, path)
     kept = np.asarray(columns.pop("characterized", np.ones(n, dtype=bool)), dtype=bool)
+    entries_of = {
+        name: column.tolist() if column.ndim == 1 else list(column.copy()) for name, column in columns.items()
+    }
     numbers, positions = arrays["Z"].astype(np.int64), arrays["R"].astype(np.float64)
     structures = [
         Atoms(
             numbers=numbers[end - size : end],
             positions=positions[end - size : end],
-            info={name: _entry(column[k]) for name, column in columns.items()},
+            info={name: entries[k] for name, entries in entries_of.items()},
         )
         for k, (size, end) in enumerate(zip(sizes.tolist(), ends.tolist(), strict=True))
         if kept[k]
     ]
     return Molecules(structures, int((~kept).sum()))
-
-
-def _entry(value: Any) -> Any:
-    return value.item() if np.ndim(value) == 0 else np.array(value)
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:

@@ -90,11 +90,11 @@ def label_property(
 
 def _find_key(structures: Sequence[Atoms], name: str, source: str) -> str:
     plain = [f"REF_{name}", name]
-    endings = [f"{key}_{ending}" for ending in UNIT_ENDINGS for key in plain]
+    there = {key for atoms in structures for key in (*atoms.info, *_results(atoms))}
     for key in plain:
-        if any(_value(atoms, key) is not None for atoms in structures):
+        if key in there:
             return key
-    keys = [key for key in endings if any(_value(atoms, key) is not None for atoms in structures)]
+    keys = [key for ending in UNIT_ENDINGS for start in plain if (key := f"{start}_{ending}") in there]
     if len(keys) == 1:
         return keys[0]
     if keys:
@@ -102,10 +102,13 @@ def _find_key(structures: Sequence[Atoms], name: str, source: str) -> str:
     raise DataError(f"{source}: no structure has {name!r} (--target); present are {present(structures)}")
 
 
+def _results(atoms: Atoms) -> dict[str, Any]:
+    """Where ASE's readers put what they know."""
+    return {} if atoms.calc is None else getattr(atoms.calc, "results", {})
+
+
 def _value(atoms: Atoms, key: str) -> Any:
-    if key in atoms.info:
-        return atoms.info[key]
-    return None if atoms.calc is None else getattr(atoms.calc, "results", {}).get(key)
+    return atoms.info[key] if key in atoms.info else _results(atoms).get(key)
 
 
 def _labelled(atoms: Atoms, found: Any, learned: Property, key: str, index: int, where: str) -> LabelledStructure:
