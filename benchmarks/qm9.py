@@ -40,7 +40,7 @@ OPTIONS = {
     "batch_size": 16,
     "valid_batch_size": 50,
     "optimizer": "soap",
-    "lr": 0.003,
+    "lr": 0.005,
     "scheduler": "linear",
     "warmup_steps": 50,
     "max_num_epochs": 100_000,
