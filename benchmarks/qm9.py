@@ -36,7 +36,7 @@ OPTIONS = {
     "model": "DimeNet++",
     "num_channels": 64,
     "num_interactions": 3,
-    "r_max": 4.0,
+    "r_max": 3.0,
     "batch_size": 16,
     "valid_batch_size": 50,
     "optimizer": "soap",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -186,6 +188,13 @@ def test_a_file_brings_the_model_back(tmp_path, learned):
             refuses(tmp_path / "p.safetensors")
     with pytest.raises(InputError, match="has no heads"):
         mlip.load(tmp_path / "p.safetensors", head="x")
+
+
+def test_a_file_of_the_first_format_is_read():
+    """Written when the format was new: `property_model(NORM).save(...)`."""
+    loaded = mlip.load(Path(__file__).parent / "fixtures" / "property_v1.safetensors")
+    assert isinstance(loaded, PropertyModel) and loaded.learned == NORM
+    assert np.isclose(value(loaded, molecule("CH3CH2OH"))[0], 17.872892240516755, rtol=1e-12)
 
 
 def test_calculator_gives_dipole_moment_and_charges_in_ase_units():
