@@ -36,6 +36,8 @@ OPTIONS = {
     "model": "DimeNet++",
     "num_channels": 64,
     "num_interactions": 3,
+    "int_emb_size": 32,
+    "out_emb_channels": 128,
     "r_max": 3.0,
     "batch_size": 16,
     "valid_batch_size": 50,

@@ -18,6 +18,7 @@ from mlip.acceleration import Acceleration
 from mlip.calculators.batches import Batches
 from mlip.calculators.committee import Committee, CommitteePrediction
 from mlip.calculators.deviations import DEVIATIONS, DeviatingCalculator
+from mlip.calculators.extrapolation import ExtrapolationCounter
 from mlip.calculators.memory import enough_memory
 from mlip.calculators.verlet import VerletList
 from mlip.checkpoint import DTYPES, no_potential
@@ -43,9 +44,12 @@ class MLIPCalculator(DeviatingCalculator):
     the total energy), `forces_std` (N, 3) (eV/Å) and `stress_std` (6,) (eV/Å³) are their standard deviations about it,
     √(Σ(x_m - x̄)² / M). A list of one model is that model.
 
+    A model that knows the range of its descriptors in the training set (HDNNP) has its atoms outside of it counted,
+    which is warned about once; `extrapolations`, `extrapolating_structures` and `extrapolations_total` tell more.
+
     Args:
-        model: a potential, a name such as "silicon" or "mace-mpa-0-medium", or the path of a weights file, ours or a
-            MACE `.model`; or a list of such.
+        model: a potential, a name such as "silicon" or "mace-mpa-0-medium", the path of a weights file, ours or a
+            MACE `.model`, or of a folder of n2p2; or a list of such.
         device: "cpu", "cuda", ...; "auto" takes the GPU if there is one.
         dtype: precision of the network, "float64" or "float32"; positions and energies are float64 always.
         skin: extra radius in Å of the neighbor list; it is searched again only when atoms or cell moved too far.
@@ -99,8 +103,33 @@ class MLIPCalculator(DeviatingCalculator):
         self.potential.requires_grad_(False).to(device=self.device, dtype=DTYPES[dtype])
         in_use = {member.acceleration.radial_functions(member.model) for member in members}
         self.parameters["radial"] = " and ".join(sorted(in_use))
+        self._extrapolation = ExtrapolationCounter(self.potential.has_training_range)
         self._neighbors = VerletList(self.potential.cutoff, skin)
         self._batches = {derivatives: Batches(self.device) for derivatives in (False, True)}  # which need more memory
+
+    @property
+    def has_training_range(self) -> bool:
+        """Whether the model, or a member of the committee, knows the range of its descriptors in the training set."""
+        return self._extrapolation.possible
+
+    @property
+    def extrapolations(self) -> NDArray[np.int64] | None:
+        """(N,) of the last calculation: how many descriptors of each atom lay outside the range of the training set.
+
+        Of a committee the most that any member counts. None before the first calculation, and of a model that has no
+        such range (`has_training_range`).
+        """
+        return self._extrapolation.last
+
+    @property
+    def extrapolating_structures(self) -> int:
+        """How many calculations so far, structures given to `evaluate` included, had descriptors outside the range."""
+        return self._extrapolation.structures
+
+    @property
+    def extrapolations_total(self) -> int:
+        """Sum of `extrapolations` over the atoms of all calculations so far; n2p2 calls it extrapolation warnings."""
+        return self._extrapolation.total
 
     def set(self, **options: Any) -> dict[str, Any]:
         """ASE's way to change options; those of a made calculator are fixed, as they are in its loaded model.
@@ -125,6 +154,7 @@ class MLIPCalculator(DeviatingCalculator):
             TooLargeError: memory runs out.
         """
         super().calculate(atoms, properties, system_changes)
+        self._extrapolation.last = None
         if self.atoms is None:
             raise InputError("no structure given; expected an ase.Atoms")
         stress = "stress" in properties
@@ -139,6 +169,7 @@ class MLIPCalculator(DeviatingCalculator):
             prediction = self.potential(graph, forces="forces" in properties or stress, stress=stress)
         (found,) = _by_structure(prediction, [len(self.atoms)])
         _require_finite(found)
+        self._extrapolation.count(found.pop("extrapolations", None), self.atoms.numbers)
         self.deviations = {name: found.pop(name) for name in DEVIATIONS if name in found}
         self.results = {**found, "free_energy": found["energy"], "energies": prediction.atom_energies.cpu().numpy()}
 
@@ -156,7 +187,7 @@ class MLIPCalculator(DeviatingCalculator):
 
         Returns:
             For each structure `energy`, and as asked `forces` (N, 3) and `stress` (6,), as in `results`; of a committee
-            also `energy_std`, `forces_std`, `stress_std`.
+            also `energy_std`, `forces_std`, `stress_std`. Of a model with a training range also `extrapolations` (N,).
 
         Raises:
             InputError, UnknownElementError: as for a single structure.
@@ -172,8 +203,10 @@ class MLIPCalculator(DeviatingCalculator):
 
         out: list[dict[str, Any]] = []
         batches, sizes = self._batches[forces or stress], [len(atoms) for atoms in structures]
-        for result in batches.evaluated(structures, sizes, graph, results, batch_atoms):
+        answers = batches.evaluated(structures, sizes, graph, results, batch_atoms)
+        for atoms, result in zip(structures, answers, strict=True):
             _require_finite(result)
+            self._extrapolation.count(result.get("extrapolations"), atoms.numbers)
             out.append(result)
         return out
 
@@ -237,6 +270,10 @@ def _by_structure(prediction: Prediction | CommitteePrediction, sizes: Sequence[
             parts = [full_3x3_to_voigt_6(part.numpy()) for part in value]
         for result, part in zip(results, parts, strict=True):
             result[name] = part
+    if prediction.extrapolations is not None:
+        counts = prediction.extrapolations.cpu().split(list(sizes))
+        for result, count in zip(results, counts, strict=True):
+            result["extrapolations"] = count.numpy()
     return results
 
 

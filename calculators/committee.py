@@ -27,6 +27,7 @@ class CommitteePrediction(NamedTuple):
     energy_std: Tensor  # (B,) eV, of the total energy
     forces_std: Tensor | None  # (N, 3) eV/Å
     stress_std: Tensor | None  # (B, 3, 3) eV/Å³
+    extrapolations: Tensor | None = None  # (N,), the most that any member counts; None if none has a training range
 
 
 class Committee(nn.Module):
@@ -55,6 +56,11 @@ class Committee(nn.Module):
     def potentials(self) -> tuple[Potential, ...]:
         """The members."""
         return tuple(self.members)  # type: ignore[arg-type]
+
+    @property
+    def has_training_range(self) -> bool:
+        """Whether any member knows the range of its descriptors in the training set."""
+        return any(member.has_training_range for member in self.potentials)
 
     @property
     def device(self) -> torch.device:
@@ -101,7 +107,9 @@ def _statistics(answers: Sequence[Prediction]) -> CommitteePrediction:
     atom_energies, _ = _mean_std([answer.atom_energies for answer in answers])
     forces, forces_std = _mean_std_if_given([answer.forces for answer in answers])
     stress, stress_std = _mean_std_if_given([answer.stress for answer in answers])
-    return CommitteePrediction(energy, atom_energies, forces, stress, energy_std, forces_std, stress_std)
+    counts = [answer.extrapolations for answer in answers if answer.extrapolations is not None]
+    most = torch.stack(counts).amax(dim=0) if counts else None
+    return CommitteePrediction(energy, atom_energies, forces, stress, energy_std, forces_std, stress_std, most)
 
 
 def _mean_std_if_given(values: Sequence[Tensor | None]) -> tuple[Tensor | None, Tensor | None]:

@@ -35,6 +35,7 @@ OPERATORS = (
     "silu",
     "spherical_harmonics",
     "symmetric_contraction",
+    "symmetry_functions",
     "take_rows",
 )
 

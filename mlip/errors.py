@@ -1,4 +1,7 @@
-"""The errors `mlip` raises on purpose. Each message says what was wrong, what was expected and what to do."""
+"""The errors `mlip` raises on purpose. Each message says what was wrong, what was expected and what to do.
+
+And the warnings that have a class of their own, so that one can filter them or make errors of them.
+"""
 
 
 class MLIPError(Exception):
@@ -27,6 +30,10 @@ class ModelFileError(MLIPError):
 
 class DownloadError(ModelFileError):
     """A published weights file that could not be fetched."""
+
+
+class ExtrapolationWarning(UserWarning):
+    """A structure is outside the range of the training set: its energies and forces can be far off."""
 
 
 class MissingDependencyError(MLIPError, ImportError):

@@ -26,6 +26,7 @@ class Prediction(NamedTuple):
     atom_energies: Tensor  # (N,) eV, float64, E0 included: they sum to `energy`
     forces: Tensor | None = None  # (N, 3) eV/Å
     stress: Tensor | None = None  # (B, 3, 3) eV/Å³, positive under tension
+    extrapolations: Tensor | None = None  # (N,), as `Potential.extrapolations` counts them
 
 
 def usable_device(device: str | torch.device) -> torch.device:
@@ -145,6 +146,18 @@ class Potential(nn.Module):
         return dict(zip(self.elements, self.energy_scale.E0s.tolist(), strict=True))
 
     @property
+    def has_training_range(self) -> bool:
+        """Whether the model knows the range of its descriptors in the training set, as one of n2p2 does."""
+        return self.model.has_training_range
+
+    def extrapolations(self, graph: AtomGraph) -> Tensor | None:
+        """(N,) how many descriptors of each atom lie outside the range they had in the training set.
+
+        None of a model that has no such range. A `Prediction` has it too, without computing anything twice.
+        """
+        return self.model.extrapolations(graph)
+
+    @property
     def isolated_is_E0(self) -> bool:
         """Whether an atom alone has exactly its reference energy."""
         return self.model.isolated_is_E0 and self.energy_scale.shift.item() == 0
@@ -185,12 +198,13 @@ class Potential(nn.Module):
             return self._prediction(found, graph, species, forces)
         with torch.set_grad_enabled(forces or stress or torch.is_grad_enabled()):
             graph_in, inputs = differentiable(graph, forces, stress)
-            atom_energies = self.energy_scale(evaluate(graph_in, self.energy_scale.head).energy, species)
+            outputs = evaluate(graph_in, self.energy_scale.head)
+            atom_energies = self.energy_scale(outputs.energy, species)
             energy = segment_sum(atom_energies, graph.batch, graph.n_graphs)
             force, virial = derivatives(energy, inputs, graph, forces, stress, create_graph=training)
         if not training:
             energy, atom_energies = energy.detach(), atom_energies.detach()
-        return Prediction(energy, atom_energies, force, virial)
+        return Prediction(energy, atom_energies, force, virial, outputs.extrapolations)
 
     def hessian(
         self,
@@ -232,6 +246,7 @@ class Potential(nn.Module):
                 atom_energies=atom_energies,
                 forces=-scale * found.positions if forces else None,
                 stress=None if found.strain is None else scale * found.strain / volumes(graph).view(-1, 1, 1),
+                extrapolations=found.extrapolations,
             )
 
     def isolated_energy(self, number: int) -> float:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 import warnings
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from importlib import resources
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlip.downloads import find_or_fetch, in_own_folder, license_notice
 from mlip.errors import InputError, ModelFileError
@@ -94,8 +95,13 @@ def load(
     dtype: torch.dtype | str | None = None,
     head: str | None = None,
     units: tuple[float, float] | None = None,
+    elements: str | Sequence[str | int] | None = None,
+    E0s: Mapping[int, float] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
 ) -> Potential | PropertyModel:
-    """A potential by name or from a file of ours or of MACE, told apart by what is in it, or from a folder of n2p2.
+    """A potential by name or from a file, of ours, of MACE or of PyTorch Geometric, or from a folder of n2p2.
+
+    Files are told apart by what is in them.
 
     A file that `mlip train --target` has written gives its property model.
 
@@ -105,14 +111,19 @@ def load(
         dtype: "float32" or "float64" (or torch's); None keeps that of the file.
         head: one of a model's several heads; None takes the file's choice.
         units: of a folder of n2p2, whose files do not name them: length in Å and energy in eV; None: Bohr and Hartree.
+        elements: of a DimeNet or DimeNet++ of PyTorch Geometric, whose state dict does not name them: symbols or atomic
+            numbers, such as "H C O".
+        E0s: likewise, reference energies in eV by atomic number; None: zero.
+        kwargs: likewise, arguments of the constructor that the file does not tell, such as the cutoff.
 
     Raises:
         ModelFileError: no such model, or a file that is corrupt, foreign or written by a newer version.
-        InputError: units of a file that has its own, a device that torch can't use, a dtype that is neither float32
-            nor float64, no such head.
+        InputError: units, elements, E0s or kwargs of a file that has its own, no elements of one that has none, a
+            device that torch can't use, a dtype that is neither float32 nor float64, no such head.
     """
     from mlip.checkpoint import DTYPES, load_model
     from mlip.importers.torch_archive import is_torch_archive
+    from mlip.importers.torch_files import refuse_told
     from mlip.potential import usable_device
 
     path = model_path(name_or_path)
@@ -121,6 +132,9 @@ def load(
         raise InputError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
     device = usable_device(device)
     try:
+        archive = not path.is_dir() and is_torch_archive(path)
+        if not archive:
+            refuse_told(elements=elements, E0s=E0s, kwargs=kwargs)
         if path.is_dir():
             from mlip.importers.n2p2 import load_n2p2
 
@@ -129,12 +143,12 @@ def load(
             return potential.to(device=device, dtype=wanted or potential.dtype)
         if units is not None:
             raise InputError("units are those of a folder of n2p2 alone; a weights file has its own")
-        if not is_torch_archive(path):
+        if not archive:
             _refuse_foreign(path)
             return load_model(path, device, dtype, head)
-        from mlip.importers.mace import load_mace
+        from mlip.importers.torch_files import load_torch_file
 
-        potential = load_mace(path, head)
+        potential = load_torch_file(path, head, elements, E0s, kwargs)
     except InputError as error:  # about heads; of a committee's models one must be told which
         raise InputError(f"{path}: {error}") from error
     potential.requires_grad_(False)
@@ -147,6 +161,9 @@ def load_potential(
     dtype: torch.dtype | str | None = None,
     head: str | None = None,
     units: tuple[float, float] | None = None,
+    elements: str | Sequence[str | int] | None = None,
+    E0s: Mapping[int, float] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
 ) -> Potential:
     """As `load`, where only a potential will do.
 
@@ -156,7 +173,7 @@ def load_potential(
     from mlip.checkpoint import no_potential
     from mlip.potential import Potential
 
-    model = load(name_or_path, device, dtype, head, units)
+    model = load(name_or_path, device, dtype, head, units, elements, E0s, kwargs)
     if not isinstance(model, Potential):
         raise ModelFileError(f"{os.fspath(name_or_path)} is {no_potential(model)}")
     return model

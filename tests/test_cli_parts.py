@@ -46,3 +46,9 @@ def test_no_digit_of_a_table_is_lost_on_a_narrow_terminal() -> None:
     text = console.export_text()
     assert "\u2026" not in text
     assert sorted(c for c in text if c.isdigit()) == sorted("123404567809")
+
+
+@pytest.mark.parametrize("command", ["check", "md", "evaluate", "elastic", "phonon", "relax", "vibrations", "demo"])
+def test_help_tells_what_a_model_can_be(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    assert "weights file, .model file of MACE, or folder of n2p2" in " ".join(capsys.readouterr().out.split())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 import toy_potentials as toys
 
+from mlip.models import DimeNet
 from mlip.models.base import EnergyModel
 from mlip.models.mace import MACE
 from mlip.potential import Potential
@@ -141,6 +143,27 @@ def test_declared_smoothness_is_what_is_tested() -> None:
     assert physics.check_cutoff_smoothness(toy_potential(toys.Cosine(smoothness=1))).passed
     assert physics.check_cutoff_smoothness(toy_potential(toys.Toy(smoothness=1))).passed
     assert not physics.check_cutoff_smoothness(toy_potential(toys.Toy(smoothness=3))).passed
+
+
+@pytest.mark.parametrize("leading", [0.3, 0.01, -0.0007, -0.002, -0.05])
+def test_a_small_leading_term_is_neither_a_kink_nor_overlooked(leading: float) -> None:
+    """Where the next term cancels it near the cutoff, the local exponent of the force can be anything."""
+    assert physics.check_cutoff_smoothness(toy_potential(toys.SmallTerm(leading, smoothness=2))).passed
+    assert not physics.check_cutoff_smoothness(toy_potential(toys.SmallTerm(leading, smoothness=3))).passed
+
+
+@pytest.mark.parametrize(("order", "passed"), [(2, True), (3, False)])
+def test_dimenet_near_the_roots(order: int, passed: bool) -> None:
+    """With frequencies near nπ its second derivative at the cutoff is small, and must still be found."""
+    torch.manual_seed(4)
+    sizes = {"hidden_channels": 6, "num_blocks": 1, "num_spherical": 3, "num_radial": 3, "num_output_layers": 1}
+    model = DimeNet((6, 8), 4.0, num_bilinear=3, **sizes).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+        model.radial.frequencies.copy_(math.pi * torch.arange(1, 4) + 0.003 * torch.rand(3))
+    model.cutoff_smoothness = order
+    assert physics.check_cutoff_smoothness(Potential(model, {6: 0.0, 8: 0.0})).passed == passed
 
 
 def test_structures_are_seeded_and_sensible() -> None:

@@ -8,7 +8,8 @@ from ase.build import bulk, molecule
 
 from mlip.convert import atoms_to_graph
 from mlip.errors import InputError
-from mlip.models import MACE
+from mlip.models import HDNNP, MACE, DimeNet, DimeNetPlusPlus
+from mlip.nn.symmetry_functions import SymmetryFunction
 from mlip.potential import Potential
 
 
@@ -133,3 +134,30 @@ def test_hessian_is_right_or_refused() -> None:
     forces = [potential(graph._replace(positions=(flat + s * d).view(-1, 3))).forces for d in step for s in (1, -1)]
     numerical = torch.stack([(b - a).flatten() / 2e-4 for a, b in zip(forces[::2], forces[1::2], strict=True)])
     torch.testing.assert_close(hessian, numerical, rtol=1e-5, atol=1e-5 * float(hessian.abs().max()))
+
+
+FUNCTION = SymmetryFunction(2, 6, (6,), 4.0, eta=0.1)
+MODELS = {
+    "MACE": lambda elements, cutoff: MACE(elements, cutoff, "4x0e", l_max=1, correlation=1, radial_mlp=(4,)),
+    "HDNNP": lambda elements, cutoff: HDNNP(elements, cutoff, [FUNCTION]),
+    "DimeNet": lambda elements, cutoff: DimeNet(elements, cutoff, 4, 1),
+    "DimeNetPlusPlus": lambda elements, cutoff: DimeNetPlusPlus(elements, cutoff, 4, 1),
+}
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    ("elements", "cutoff", "message"),
+    [
+        ([6], "x", "cutoff 'x': expected a positive, finite radius"),
+        ([6], None, "cutoff None: expected"),
+        ([6], float("nan"), "cutoff nan: expected"),
+        ("C", 5.0, "elements 'C': expected atomic numbers"),
+        (6, 5.0, "elements 6: expected atomic numbers"),
+        (["C"], 5.0, r"elements \['C'\]: expected atomic numbers"),
+        ([], 5.0, r"elements \[\]: expected atomic numbers"),
+    ],
+)
+def test_impossible_elements_and_cutoffs(model, elements, cutoff, message):
+    with pytest.raises(InputError, match=message):
+        MODELS[model](elements, cutoff)

@@ -29,11 +29,17 @@ TINY = {
     "model": "DimeNet++",
     "num_channels": 8,
     "num_interactions": 1,
+    "int_emb_size": 4,
+    "out_emb_channels": 16,
     "r_max": 3.0,
     "batch_size": 8,
     "plot": False,
     "device": "cpu",
 }
+#: Instead of these.
+_NONE = dict.fromkeys(("num_channels", "num_interactions", "int_emb_size", "out_emb_channels"))
+MACE = _NONE | {"model": "MACE", "num_channels": 4, "max_L": 0, "max_ell": 1, "correlation": 2, "radial_MLP": "[8]"}
+HDNNP = _NONE | {"model": "HDNNP", "num_symmetry_functions": 8, "hidden_layers": "[8]"}
 
 
 def molecules(n: int, seed: int = 0) -> list[Atoms]:
@@ -84,12 +90,26 @@ def test_learns_a_property(data, target, readout, part):
     assert f"valid_{target}_mae" in result.history[-1]
 
 
-def test_mace_learns_a_sum_and_charges(data):
-    mace = {"model": "MACE", "num_channels": 4, "max_L": 0, "max_ell": 1, "correlation": 2, "radial_MLP": "[8]"}
-    for target in ("pairs", "dipole"):
-        result = train(config(data, target=target, max_num_epochs=20, lr=0.02, scheduler="linear", **mace))
-        assert result.errors["valid"]["rmse"] < 0.7 * result.errors["valid"]["std"]
-        assert result.history[-1]["valid_loss"] < result.history[0]["valid_loss"]
+@pytest.mark.parametrize("network", [MACE, HDNNP], ids=["MACE", "HDNNP"])
+@pytest.mark.parametrize("target", ["pairs", "dipole"])
+def test_other_networks_learn_a_sum_and_charges(data, target, network):
+    result = train(config(data, target=target, max_num_epochs=20, lr=0.02, scheduler="linear", **network))
+    assert result.errors["valid"]["rmse"] < 0.7 * result.errors["valid"]["std"]
+    assert result.history[-1]["valid_loss"] < result.history[0]["valid_loss"]
+    assert type(mlip.load(result.path).model).__name__ == network["model"]
+
+
+def test_symmetry_functions_of_a_file_belong_to_the_run(data):
+    """In Å, whatever the data is in; a continued run notices another content."""
+    file = data.parent / "input.nn"
+    file.write_text("".join(f"symfunction_short {a} 2 {b} 0.5 0.0 3.0\n" for a in "HCO" for b in "HCO"))
+    options = HDNNP | {"num_symmetry_functions": None, "symmetry_functions": str(file), "length_unit": "Angstrom"}
+    result = train(config(data, target="pairs", max_num_epochs=1, **options))
+    assert len(result.potential.model.hyperparameters["symmetry_functions"]) == 9
+    assert result.potential.metadata["data"]["symmetry_functions"]["file"] == "input.nn"
+    file.write_text(file.read_text().replace("0.5", "0.6"))
+    with pytest.raises(InputError, match="content of --symmetry_functions"):
+        train(config(data, target="pairs", max_num_epochs=2, restart_latest=True, **options))
 
 
 def test_restart_continues_bit_for_bit(tmp_path, data):
@@ -245,12 +265,15 @@ def test_standard_of_a_sum_takes_out_what_the_elements_give():
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"readout": "sum", "model": "MACE"}, "--readout sum would do nothing: it needs --target"),
-        ({}, "--model DimeNet.. trains properties only"),
+        ({"readout": "sum"}, "--readout sum would do nothing: it needs --target"),
         ({"target": "mu", "E0s": "average"}, "--E0s average would do nothing: --target mu trains no energies"),
         ({"target": "mu", "loss": "huber"}, "--loss huber would do nothing"),
         ({"target": "mu", "swa": True}, "--swa True would do nothing"),
-        ({"target": "mu", "max_ell": 2}, "--max_ell 2 would do nothing: --model DimeNet.. has no such part"),
+        (
+            {"target": "mu", "length_unit": "Bohr", "energy_unit": "eV"},
+            "--energy_unit eV would do nothing: --target mu",
+        ),
+        ({"target": "mu", "max_ell": 2}, "--max_ell 2 would do nothing: it needs --model MACE"),
         ({"target": " "}, "--target is empty"),
         ({"target": "REF_energy"}, "are learned without --target"),
         ({"target": "mu", "readout": "max"}, "--readout is 'max'; expected one of sum"),

@@ -115,7 +115,9 @@ def test_refused_files(text: str, message: str, tmp_path: Path, capsys: pytest.C
 def test_the_command_of_a_run_gives_its_configuration() -> None:
     import shlex
 
-    for options in ({"optimizer": "schedulefree"}, {"ema": False, "swa": True, "swa_lr": 1e-4}, {"plot": False}):
+    of_others = ({"model": "HDNNP", "hidden_layers": "8 8"}, {"model": "DimeNet++", "num_interactions": 2})
+    of_steps = ({"optimizer": "schedulefree"}, {"ema": False, "swa": True, "swa_lr": 1e-4}, {"plot": False})
+    for options in of_steps + of_others:
         config = TrainingConfig(train_file="a.xyz", **options)
         again = parsed(*shlex.split(config.command())[2:])
         assert again.portable() == config.portable()
@@ -218,6 +220,52 @@ MODEL: list[tuple[str, object, dict[str, object]]] = [
     ("scaling", "no_scaling", {}),
     ("default_dtype", "float64", {}),
 ]
+
+
+#: The same of other models, beside `SMALL`.
+SMALL: dict[str, dict[str, object]] = {
+    "HDNNP": {"num_symmetry_functions": 4, "hidden_layers": "[3]"},
+    "DimeNet": {"num_channels": 4, "num_interactions": 1, "num_spherical": 2, "num_radial_basis": 3},
+    "DimeNet++": {"num_channels": 4, "num_interactions": 1, "num_spherical": 2, "num_radial_basis": 3},
+}
+OF_OTHERS: list[tuple[str, object, str]] = [
+    ("r_max", 4.5, "HDNNP"),
+    ("seed", 7, "HDNNP"),
+    ("hidden_layers", "[3, 3]", "HDNNP"),
+    ("activation", "softplus", "HDNNP"),
+    ("cutoff_function", "cos", "HDNNP"),
+    ("num_symmetry_functions", 5, "HDNNP"),
+    ("r_max", 4.5, "DimeNet"),
+    ("seed", 7, "DimeNet"),
+    ("num_channels", 6, "DimeNet"),
+    ("num_interactions", 2, "DimeNet"),
+    ("num_radial_basis", 4, "DimeNet"),
+    ("num_spherical", 3, "DimeNet"),
+    ("envelope_exponent", 6, "DimeNet"),
+    ("num_before_skip", 2, "DimeNet"),
+    ("num_after_skip", 1, "DimeNet"),
+    ("num_output_layers", 2, "DimeNet"),
+    ("num_bilinear", 4, "DimeNet"),
+    ("num_channels", 6, "DimeNet++"),
+    ("int_emb_size", 4, "DimeNet++"),
+    ("basis_emb_size", 4, "DimeNet++"),
+    ("out_emb_channels", 8, "DimeNet++"),
+    ("default_dtype", "float64", "DimeNet++"),
+]
+
+
+@pytest.mark.parametrize(("option", "value", "model"), OF_OTHERS)
+def test_options_of_other_models(option: str, value: object, model: str, file: str) -> None:
+    """By the descriptors and energies of the untrained network; DimeNet's energies are zero."""
+
+    def outputs(**options: object) -> torch.Tensor:
+        config = TrainingConfig(**{"train_file": file, "model": model, "r_max": 4.0, **SMALL[model], **options})
+        potential = build_potential(config, load_data(config))
+        found = potential.model(atoms_to_graph(argon(2), config.r_max))
+        assert found.features is not None
+        return torch.cat([found.energy.flatten(), found.features.double().flatten()])
+
+    assert not torch.equal(outputs(), outputs(**{option: value}))
 
 
 @pytest.mark.parametrize(("option", "value", "context"), MODEL)
@@ -331,6 +379,9 @@ OTHERS = {
     "target": "test_learns_a_property",
     "readout": "test_learns_a_property",
     "target_unit": "test_names_and_units",
+    "symmetry_functions": "test_functions_from_a_file",
+    "length_unit": "test_functions_from_a_file",
+    "energy_unit": "test_training_data",
     "batch_atoms": "test_batches_by_budget",
     "batch_edges": "test_batches_by_budget",
     "error_table": "test_table_chosen_and_refused",
@@ -359,7 +410,7 @@ OTHERS = {
 
 
 def test_every_option_has_a_test_of_its_effect() -> None:
-    tested = {option for option, _, _ in MODEL + STEPS} | set(OTHERS)
+    tested = {option for option, *_ in [*MODEL, *OF_OTHERS, *STEPS]} | set(OTHERS)
     assert not FIELDS - tested and not tested - FIELDS
     texts = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
     for option, function in OTHERS.items():

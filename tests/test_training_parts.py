@@ -51,7 +51,7 @@ def test_command_line_of_a_run():
 def test_irreps_and_widths():
     assert config(num_channels=16, max_L=2).feature_irreps() == "16x0e + 16x1o + 16x2e"
     assert config(hidden_irreps="8x0e").feature_irreps() == "8x0e"
-    assert config(radial_MLP="[64, 32]").radial_widths() == config(radial_MLP="64 32").radial_widths() == (64, 32)
+    assert config(radial_MLP="[64, 32]").radial_MLP == config(radial_MLP="64 32").radial_MLP == [64, 32]
 
 
 def test_weight_average():

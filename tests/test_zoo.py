@@ -10,7 +10,6 @@ import re
 import struct
 import subprocess
 import sys
-import types
 import warnings
 from collections.abc import Iterator
 from dataclasses import fields
@@ -63,13 +62,11 @@ def mace_reader(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, str | None]
     """In place of the reader of MACE's files, one that notes what it was asked for and gives silicon in float64."""
     asked: list[tuple[Path, str | None]] = []
 
-    def load_mace(path: Path, head: str | None = None) -> mlip.Potential:
+    def mace_potential(found: object, path: Path, head: str | None = None) -> mlip.Potential:
         asked.append((path, head))
         return load("silicon", dtype=torch.float64).requires_grad_(True)
 
-    stub = types.ModuleType("mlip.importers.mace")
-    stub.load_mace = load_mace  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "mlip.importers.mace", stub)
+    monkeypatch.setattr("mlip.importers.torch_files.mace_potential", mace_potential)
     return asked
 
 

@@ -56,6 +56,18 @@ class Toy(EnergyModel):
         return AtomOutputs(self.energies(graph))
 
 
+class SmallTerm(Toy):
+    """Of order 2 by a term that is small beside the next one: the envelope is d^3 (leading + d)."""
+
+    def __init__(self, leading: float, smoothness: int) -> None:
+        super().__init__(smoothness)
+        self.leading = leading
+
+    def envelope(self, x: Tensor) -> Tensor:
+        d = (1 - x).clamp(min=0)
+        return d**3 * (self.leading + d)
+
+
 # --- models broken in one way each
 
 

@@ -34,7 +34,7 @@ def command(
     The exit status is 0 only if every check passes.
 
     Args:
-        model: name (mlip models lists them), weights file, or .model file of MACE; its ASE calculator is checked too
+        model: {MODEL}; its ASE calculator is checked too
         head: which head of a model that has several, by name
         calculator: instead of a model, an ASE calculator as module:callable, such as ase.calculators.emt:EMT
         structure: with --calculator, a file with the structure to test on; without it, elements are tried

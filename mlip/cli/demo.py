@@ -27,7 +27,7 @@ def command(
     """Relax a strained silicon crystal, then elastic constants, phonons and molecular dynamics, beside DFT.
 
     Args:
-        model: name (mlip models lists them), weights file, or .model file of MACE, that knows silicon
+        model: {MODEL}, that knows silicon
         output: folder for structures, trajectory and plots
         steps: steps of molecular dynamics, 2 fs each
         device: cpu, cuda or auto

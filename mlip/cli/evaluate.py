@@ -32,6 +32,8 @@ def command(
     forces_key: str | None = None,
     stress_key: str | None = None,
     virials_key: str | None = None,
+    length_unit: str | None = None,
+    energy_unit: str | None = None,
     batch_size: int | None = None,
     output: Path | None = None,
     plot: Path | None = None,
@@ -44,15 +46,16 @@ def command(
     Of a model that mlip train --target made, its property is compared instead.
 
     Args:
-        data: labelled structures, extended xyz or any other format that ASE reads
-        model: name (mlip models lists them), weights file, or .model file of MACE; default: the bundled model that
-            covers the elements
+        data: labelled structures, extended xyz, n2p2's input.data, or any other format that ASE reads
+        model: {MODEL}; default: the bundled model that covers the elements
         head: which head of a model that has several, by name
         energy_key: name of the energies (eV); default REF_energy, else energy
         forces_key: name of the forces (eV/Å); default REF_forces, else forces
         stress_key: name of the stresses (eV/Å³, positive under tension); default REF_stress, else stress
         virials_key: name of the virials (eV, -volume times the stress); default REF_virials, else virials; they become
             stresses
+        length_unit: of a file of n2p2 (input.data), which does not name it: Bohr or Angstrom; default Bohr
+        energy_unit: likewise Hartree or eV; default Hartree. One needs the other
         batch_size: most structures evaluated at once; default: what memory allows
         output: write the structures with labels (REF_*) and predictions (MLIP_*) here, extended xyz
         plot: draw parity plots into this file
@@ -65,6 +68,7 @@ def command(
     from mlip.cli.evaluate_property import evaluate_if_property
     from mlip.cli.structures import make_calculator
     from mlip.data.labels import LabelKeys, read_labelled
+    from mlip.data.n2p2 import data_units
     from mlip.workflows.evaluate import evaluate, with_predictions
 
     if output:
@@ -72,11 +76,13 @@ def command(
     if plot:
         check_plot(plot)
     keys = {"energy_key": energy_key, "forces_key": forces_key, "stress_key": stress_key, "virials_key": virials_key}
+    units_given = {"length_unit": length_unit, "energy_unit": energy_unit}
     if model is not None and evaluate_if_property(
-        model, data, batch_size, output, plot, device, dtype, json, refused={"head": head, **keys}
+        model, data, batch_size, output, plot, device, dtype, json, refused={"head": head, **keys, **units_given}
     ):
         return
-    labelled = read_labelled(data, LabelKeys(energy_key, forces_key, stress_key, virials_key))
+    units = data_units(length_unit, energy_unit, [data])
+    labelled = read_labelled(data, LabelKeys(energy_key, forces_key, stress_key, virials_key), units=units)
     calculator = make_calculator(model, _all_elements(labelled), device=device, dtype=dtype, head=head)
     with progress("evaluate") as update:
         result = evaluate(calculator, labelled, batch_size=batch_size, progress=update)
@@ -110,6 +116,8 @@ def _show(result: EvaluationResult, data: Path, written: list[Path]) -> None:
     out = console()
     title = f"Errors on {data.name} (E in meV/atom, total E in meV, F in meV/Å, S in GPa)"
     out.print(table(title, ("group", "structures", *columns), rows, right=range(1, 2 + len(columns))))
+    if result.n_extrapolating is not None:
+        out.print(f"outside the range of the training set: {result.n_extrapolating} of {result.n} structures")
     for path in written:
         out.print(f"written: {path}")
 

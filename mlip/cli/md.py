@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from mlip.workflows.md import MDResult
 
 ALIASES = {"-o": "--output"}
+STOPPED = 3
+"""Exit status of a run that ended early because the model extrapolates."""
 
 
 def command(
@@ -31,19 +33,20 @@ def command(
     output: Path = Path("md.traj"),
     resume: bool = False,
     overwrite: bool = False,
+    stop_on_extrapolation: int | None = None,
     plot: Path | None = None,
     device: str = "auto",
     dtype: Literal["float64", "float32"] = "float64",
     json: bool = False,
-) -> None:
+) -> int:
     """Molecular dynamics. A killed run goes on exactly where it was with the same command and --resume.
 
-    Beside the trajectory lie TRAJ.log (energies, temperature) and TRAJ.state (what a resume needs).
+    Beside the trajectory lie TRAJ.log (energies, temperature) and TRAJ.state (what a resume needs). The exit status is
+    3 of a run that --stop_on_extrapolation ended.
 
     Args:
         structure: any file that ASE reads
-        model: name (mlip models lists them), weights file, or .model file of MACE; default: the bundled model that
-            covers the elements
+        model: {MODEL}; default: the bundled model that covers the elements
         head: which head of a model that has several, by name
         ensemble: nve (Verlet), nvt (Bussi) or npt (isotropic Martyna-Tobias-Klein)
         temperature: K; default 300, in nve that of the velocities in the structure. Velocities are drawn where
@@ -58,6 +61,8 @@ def command(
         output: trajectory, .traj or .xyz
         resume: go on from the state of an earlier run, if there is one
         overwrite: replace an existing trajectory
+        stop_on_extrapolation: end the run at a step with this many symmetry functions or more, summed over the atoms,
+            outside the range of the training set; for models that know it (HDNNP, n2p2)
         plot: write temperature and energy against time to this PNG
         device: cpu, cuda or auto
         dtype: arithmetic of the model
@@ -94,6 +99,7 @@ def command(
                 trajectory=output,
                 resume=resume,
                 overwrite=overwrite,
+                stop_on_extrapolation=stop_on_extrapolation,
                 progress=update,
             )
     except KeyboardInterrupt:
@@ -108,6 +114,10 @@ def command(
         print_json(result.as_dict())
     else:
         _show(result)
+    if result.stopped:
+        print(f"mlip md: stopped at {result.stopped}; trajectory and log are kept, --resume goes on", file=sys.stderr)
+        return STOPPED
+    return 0
 
 
 def _show(result: MDResult) -> None:
@@ -122,6 +132,8 @@ def _show(result: MDResult) -> None:
         rows.append(("pressure", f"{result.pressure_mean:.3f} GPa"))
     if result.volume_mean is not None:
         rows.append(("volume", f"{result.volume_mean:.2f} Å³"))
+    if result.extrapolated_steps is not None:
+        rows.append(("outside the training set", f"{result.extrapolated_steps} of {result.steps + 1} structures"))
     out = console()
     out.print(table(f"{result.ensemble}, atoms: {result.n_atoms}", ("", "second half of the run"), rows))
     out.print(f"written: {result.trajectory} (frames: {result.frames}), {result.trajectory}.log")

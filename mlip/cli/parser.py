@@ -6,6 +6,8 @@ several values (``--supercell 2 2 2``). The module's ``ALIASES = {"-o": "--outpu
 ``FOREIGN = {"--name": reason}`` says of options that users may expect why there are none, ``VALUES`` has other
 spellings of values.
 
+``{MODEL}`` in a help text stands for what `SHARED` has under that name.
+
 A file of options (``--config``) is read as if its options stood before all others: the command line wins.
 """
 
@@ -22,6 +24,9 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type
 import jsonargparse
 
 from mlip.cli.option_files import options_of_file
+
+SHARED = {"MODEL": "name (mlip models lists them), weights file, .model file of MACE, or folder of n2p2"}
+"""Parts of help texts that several commands have in common."""
 
 
 class HelpFormatter(jsonargparse.DefaultHelpFormatter):
@@ -85,7 +90,7 @@ def make_parser(name: str, module: types.ModuleType) -> Parser:
     hints = get_type_hints(module.command)
     for parameter in inspect.signature(module.command).parameters.values():
         options = _value_options(hints[parameter.name], parameter.default)
-        options["help"] = help_texts.get(parameter.name, "")
+        options["help"] = re.sub(r"\{([A-Z]+)\}", lambda found: SHARED[found[1]], help_texts.get(parameter.name, ""))
         positional = parameter.default is parameter.empty
         if positional or parameter.name in getattr(module, "POSITIONAL", ()):
             if not positional:

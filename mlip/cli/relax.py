@@ -31,8 +31,7 @@ def command(
 
     Args:
         structure: any file that ASE reads
-        model: name (mlip models lists them), weights file, or .model file of MACE; default: the bundled model that
-            covers the elements
+        model: {MODEL}; default: the bundled model that covers the elements
         head: which head of a model that has several, by name
         cell: relax the lattice vectors too
         fmax: largest force when converged, eV/Å

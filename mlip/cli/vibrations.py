@@ -28,8 +28,7 @@ def command(
 
     Args:
         structure: any file that ASE reads
-        model: name (mlip models lists them), weights file, or .model file of MACE; default: the bundled model that
-            covers the elements
+        model: {MODEL}; default: the bundled model that covers the elements
         head: which head of a model that has several, by name
         method: second derivatives of the model, exact, or differences of forces
         displacement: of one atom for the differences, Å

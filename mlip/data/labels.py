@@ -13,6 +13,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from mlip.convert import check_structures
+from mlip.data.n2p2 import Units
 from mlip.data.reading import read_structures
 from mlip.data.stress import stress_label
 from mlip.data.weights import LabelWeights, label_weights, structure_weight
@@ -87,21 +88,23 @@ def read_labelled(
     path: str | Path,
     keys: LabelKeys = LabelKeys(),  # noqa: B008 (frozen)
     strict: bool = True,
+    units: Units | None = None,
 ) -> LabelledData:
-    """Read every structure of a file (extended xyz, or whatever ASE reads) with its labels.
+    """Read every structure of a file (extended xyz, n2p2's input.data, or whatever ASE reads) with its labels.
 
     Args:
         path: the file.
         keys: names of the labels.
         strict: whether stress and virials given by name must be there, as energy and forces must; a test set need not
             have all that is trained.
+        units: of length in Å and of energy in eV, of a file of n2p2; None: Bohr and Hartree.
 
     Raises:
         DataError: the file can't be read or is empty, a key given by name is on no structure, a label has the wrong
             shape, is not finite or belongs to other positions, nothing is labelled.
         InputError: a structure no potential can evaluate.
     """
-    return label_structures(read_structures(path), keys, source=str(path), strict=strict)
+    return label_structures(read_structures(path, units), keys, source=str(path), strict=strict)
 
 
 def label_structures(

@@ -14,11 +14,15 @@ from mlip.potential import Potential
 
 
 class Predicted(NamedTuple):
-    """Prediction for one structure: eV, eV/Å (N, 3), eV/Å³ (3, 3); stress None where it was not asked for."""
+    """Prediction for one structure: eV, eV/Å (N, 3), eV/Å³ (3, 3); stress None where it was not asked for.
+
+    `extrapolations` (N,) as `Potential.extrapolations` counts them, None where the model knows no range.
+    """
 
     energy: float
     forces: NDArray[np.float64]
     stress: NDArray[np.float64] | None
+    extrapolations: NDArray[np.int64] | None = None
 
 
 def predict(potential: Potential, batches: Iterable[LabelledBatch], stress: bool = True) -> Iterator[Predicted]:
@@ -34,10 +38,13 @@ def predict_batch(potential: Potential, graph: AtomGraph, stress: bool = True) -
     prediction = potential(graph, forces=True, stress=with_stress)
     energies = prediction.energy.detach().double().cpu().numpy()
     forces = prediction.forces.detach().double().cpu().numpy()
-    split = np.split(forces, np.cumsum(graph.n_atoms.cpu().numpy())[:-1])
+    ends = np.cumsum(graph.n_atoms.cpu().numpy())[:-1]
+    split = np.split(forces, ends)
+    counts = prediction.extrapolations
+    outside = [None] * len(energies) if counts is None else np.split(counts.cpu().numpy(), ends)
     tensors = prediction.stress.detach().double().cpu().numpy() if with_stress else None
     periodic = graph.pbc.all(dim=1).tolist()
     return [
-        Predicted(float(energy), split[k], tensors[k] if tensors is not None and periodic[k] else None)
+        Predicted(float(energy), split[k], tensors[k] if tensors is not None and periodic[k] else None, outside[k])
         for k, energy in enumerate(energies)
     ]

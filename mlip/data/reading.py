@@ -1,4 +1,4 @@
-"""Structures from files: usual extended xyz and npz by our own readers, anything else by ASE's."""
+"""Structures from files: usual extended xyz, npz and n2p2's data by our own readers, anything else by ASE's."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ from pathlib import Path
 from ase import Atoms
 
 from mlip.data.extxyz import Unusual, read_frames
+from mlip.data.n2p2 import Units, is_n2p2_data, read_n2p2_data
 from mlip.data.npz import read_npz
 from mlip.errors import DataError
 
 _EXTXYZ = (".xyz", ".extxyz")
 
 
-def read_structures(path: str | Path) -> list[Atoms]:
+def read_structures(path: str | Path, units: Units | None = None) -> list[Atoms]:
     """All structures of a file.
+
+    Args:
+        path: the file; n2p2's `input.data` is known by its first word.
+        units: of length in Å and of energy in eV, of a file of n2p2; others have their own.
 
     Raises:
         OSError: the file can't be opened.
@@ -25,7 +30,7 @@ def read_structures(path: str | Path) -> list[Atoms]:
         if not stream.read(1):
             raise DataError(f"{file} is empty; expected structures, for example in extended xyz")
     try:
-        structures = _read(file)
+        structures = read_n2p2_data(file, units) if is_n2p2_data(file) else _read(file)
     except DataError:
         raise
     except Exception as error:  # ASE's readers raise nearly anything on a file that is not theirs, OSError included

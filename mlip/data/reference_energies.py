@@ -14,6 +14,7 @@ from ase.data import atomic_numbers, chemical_symbols
 from numpy.typing import NDArray
 
 from mlip.data.labels import LabelKeys, LabelledStructure, read_labelled
+from mlip.data.n2p2 import Units
 from mlip.errors import DataError, InputError
 
 _ENTRY = re.compile(r"""["']?([A-Za-z]{1,2}|\d{1,3})["']?\s*:\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)""")
@@ -33,6 +34,7 @@ def reference_energies(
     training: Sequence[LabelledStructure],
     isolated: Sequence[LabelledStructure],
     energy_key: str | None = None,
+    units: Units | None = None,
 ) -> ReferenceEnergies:
     """E0s of the elements of the training structures, as asked for.
 
@@ -42,6 +44,7 @@ def reference_energies(
         training: structures that train, without isolated atoms.
         isolated: structures of one isolated atom.
         energy_key: of the energies in a file of isolated atoms.
+        units: of such a file, if it is one of n2p2.
 
     Raises:
         DataError: isolated atoms asked for but not there for every element; no energies to average; a file that does
@@ -56,7 +59,7 @@ def reference_energies(
     if option == "isolated":
         return _from_isolated(isolated, elements, "the training data", "isolated atoms of the training file")
     if is_E0s_file(option):
-        return _from_file(Path(option), elements, energy_key)
+        return _from_file(Path(option), elements, energy_key, units)
     raise InputError(
         f"--E0s {option!r}: expected isolated, average, a mapping such as {{14: -0.8}} or a file, .json or .xyz"
     )
@@ -69,7 +72,7 @@ def is_E0s_file(option: object) -> bool:
     return Path(option).suffix in (".json", *_XYZ) or Path(option).is_file()
 
 
-def _from_file(path: Path, elements: Sequence[int], energy_key: str | None) -> ReferenceEnergies:
+def _from_file(path: Path, elements: Sequence[int], energy_key: str | None, units: Units | None) -> ReferenceEnergies:
     """A mapping in JSON, or isolated atoms with energies in whatever ASE reads.
 
     Raises:
@@ -77,7 +80,7 @@ def _from_file(path: Path, elements: Sequence[int], energy_key: str | None) -> R
         DataError: the file does not hold that.
     """
     if path.suffix != ".json":
-        atoms = read_labelled(path, LabelKeys(energy=energy_key)).structures
+        atoms = read_labelled(path, LabelKeys(energy=energy_key), units=units).structures
         for s in atoms:
             if not s.is_isolated_atom:
                 raise DataError(

@@ -44,11 +44,16 @@ def load_mace(path: str | PathLike[str], head: str | None = None) -> Potential:
         OSError: the file can't be read.
     """
     path = Path(path)
-    root = read_archive(path, ADMITTED)
+    return mace_potential(read_archive(path, ADMITTED), path, head)
+
+
+def mace_potential(root: Any, path: Path, head: str | None = None) -> Potential:
+    """The same of what `read_archive` found in the file."""
     if not isinstance(root, Record):
         raise ModelFileError(
             f"{path} holds a {type(root).__name__}, not a model: a checkpoint of a training? Expected the .model file "
-            "that mace-torch writes when it has finished"
+            "that mace-torch writes when it has finished, or the state dict of a DimeNet or DimeNetPlusPlus of "
+            "PyTorch Geometric"
         )
     try:
         module = ForeignModule(root)

@@ -8,6 +8,7 @@ every atomic number up to 94, trained or not.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -48,6 +49,8 @@ RENAMED = (
 )
 #: Arguments of PyG's constructors that say nothing here: weights are given, and no neighbor is left out.
 IGNORED = {"max_num_neighbors", "output_initializer"}
+#: Of PyG's constructors, for what the state dict does not tell; the cutoff in Å.
+DEFAULTS = {"cutoff": 5.0, "envelope_exponent": 5}
 #: What a state dict of another network may raise.
 _MISFITS = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError)
 
@@ -124,21 +127,56 @@ def load_pyg_dimenet(
         OSError: the file can't be read.
     """
     path = Path(path)
-    found = read_archive(path, ())
-    stored: Mapping[str, Any] = {}
-    if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
-        stored, found = found.get("kwargs") or {}, found["state_dict"]
-    if not isinstance(found, dict) or not isinstance(stored, dict):
+    return pyg_potential(read_archive(path, ()), path, elements, kwargs, E0s, scale, shift)
+
+
+def is_pyg_dimenet(found: Any) -> bool:
+    """Whether what `read_archive` found looks like weights of DimeNet or DimeNet++ of PyTorch Geometric."""
+    state, _ = _parts(found)
+    return isinstance(state, dict) and {"rbf.freq", "emb.emb.weight"} <= state.keys()
+
+
+def pyg_potential(
+    found: Any,
+    path: Path,
+    elements: Sequence[int],
+    kwargs: Mapping[str, Any] | None = None,
+    E0s: Mapping[int, float] | None = None,
+    scale: float = 1.0,
+    shift: float = 0.0,
+) -> Potential:
+    """As `load_pyg_dimenet`, of what `read_archive` found in the file.
+
+    Warns of arguments of the constructor that neither the file nor `kwargs` tells, and that PyG's default is taken for.
+    """
+    state, stored = _parts(found)
+    if not isinstance(state, dict) or not isinstance(stored, dict):
         raise ModelFileError(f"{path} holds a {type(found).__name__}; expected a state dict")
+    given = {**stored, **(kwargs or {})}
     try:
-        model = dimenet_from_pyg(found, elements, {**stored, **(kwargs or {})})
+        model = dimenet_from_pyg(state, elements, given)
     except InputError:
         raise
     except MLIPError as error:
         raise ModelFileError(f"{path}: {error}") from error
+    untold = [f"{name} = {default}" for name, default in DEFAULTS.items() if name not in given]
+    if untold:
+        warnings.warn(
+            f"{path} does not tell all arguments of the model; PyTorch Geometric's defaults are taken: "
+            f"{', '.join(untold)}. If it was made with others, say so (--cutoff and --envelope_exponent of mlip "
+            "convert, kwargs in Python): energies would be wrong",
+            stacklevel=3,
+        )
     references = dict.fromkeys(model.elements, 0.0) if E0s is None else E0s
     program = {"program": "PyTorch Geometric", "class": type(model).__name__, "file": path.name}
     return Potential(model, references, scale, shift, {"source": program}).requires_grad_(False)
+
+
+def _parts(found: Any) -> tuple[Any, Any]:
+    """State dict and arguments of the constructor, in whichever of both forms they are stored."""
+    if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
+        return found["state_dict"], found.get("kwargs") or {}
+    return found, {}
 
 
 def _sizes(state: Mapping[str, Tensor]) -> dict[str, int]:
@@ -174,7 +212,7 @@ def _count(state: Iterable[str], prefix: str) -> int:
 
 def _untold(kwargs: dict[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
     """Those arguments that the state dict does not tell; the others are compared with it."""
-    untold = {"cutoff": float(kwargs.pop("cutoff", 5.0)), "envelope_exponent": kwargs.pop("envelope_exponent", 5)}
+    untold = {name: kwargs.pop(name, default) for name, default in DEFAULTS.items()}
     activation = kwargs.pop("act", "swish")
     if activation not in ("swish", "silu", "SiLU", "Swish"):
         raise ModelFileError(f"activation {activation!r}; expected 'swish', the only one known here")
@@ -191,8 +229,10 @@ def _weights(state: Mapping[str, Tensor], elements: Sequence[int], num_spherical
         pattern = next((pattern for pattern in RENAMED if re.search(pattern[0], name)), None)
         if pattern is None:
             raise ModelFileError(f"{name}: not a tensor of PyTorch Geometric's DimeNet or DimeNetPlusPlus")
-        if tensor.dtype not in (torch.float32, torch.float64):
-            raise ModelFileError(f"{name}: {tensor.dtype}; expected float32 or float64")
+        if not isinstance(tensor, Tensor) or tensor.dtype not in (torch.float32, torch.float64):
+            raise ModelFileError(
+                f"{name}: {getattr(tensor, 'dtype', type(tensor).__name__)}; expected float32 or float64"
+            )
         if not bool(tensor.isfinite().all()):
             raise ModelFileError(f"{name}: numbers that are not finite")
         if name.endswith("emb.emb.weight"):

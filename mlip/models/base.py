@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Real
+from operator import index
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -21,6 +23,7 @@ class AtomOutputs(NamedTuple):
     energy: Tensor  # (N,), of a property model the part of the property, or the charge
     features: Tensor | None = None  # (N, F), invariant descriptors
     dipole: Tensor | None = None  # (N, 3), turning with the structure
+    extrapolations: Tensor | None = None  # (N,), as `EnergyModel.extrapolations` counts them
 
 
 class Evaluator(Protocol):
@@ -35,6 +38,7 @@ class Derivatives(NamedTuple):
     energy: Tensor  # (N,)
     positions: Tensor  # (N, 3)
     strain: Tensor | None = None  # (B, 3, 3), symmetric
+    extrapolations: Tensor | None = None  # (N,), as in `AtomOutputs`
 
 
 class EnergyModel(nn.Module, ABC):
@@ -54,12 +58,8 @@ class EnergyModel(nn.Module, ABC):
 
     def __init__(self, elements: Sequence[int], cutoff: float, **hyperparameters: Any) -> None:
         super().__init__()
-        self.elements = tuple(sorted({int(z) for z in elements}))
-        if not self.elements or not all(1 <= z <= 118 for z in self.elements):
-            raise InputError(f"elements {list(elements)}: expected atomic numbers from 1 to 118, at least one")
-        if not 0 < cutoff < math.inf:
-            raise InputError(f"cutoff {cutoff}: expected a positive, finite radius in Å")
-        self.cutoff = float(cutoff)
+        self.elements = _atomic_numbers(elements)
+        self.cutoff = _radius(cutoff)
         self.heads: tuple[str, ...] = tuple(hyperparameters.get("heads", ("default",)))
         if not self.heads or len(set(self.heads)) != len(self.heads) or not all(isinstance(h, str) for h in self.heads):
             raise InputError(f"heads {list(self.heads)}: expected different names, at least one")
@@ -91,6 +91,18 @@ class EnergyModel(nn.Module, ABC):
         return None
 
     @property
+    def has_training_range(self) -> bool:
+        """Whether the model knows the range of its descriptors in the training set."""
+        return False
+
+    def extrapolations(self, graph: AtomGraph) -> Tensor | None:
+        """(N,) how many descriptors of each atom lie outside the range they had in the training set.
+
+        None of a model without `has_training_range`; another model has it in its `AtomOutputs`, too.
+        """
+        return None
+
+    @property
     def dtype(self) -> torch.dtype:
         return next(self.parameters()).dtype
 
@@ -109,3 +121,26 @@ class EnergyModel(nn.Module, ABC):
                 "Choose a model whose elements cover the structure"
             )
         return species
+
+
+def _radius(cutoff: Any) -> float:
+    radius = float(cutoff) if isinstance(cutoff, Real) else math.nan
+    if not 0 < radius < math.inf:
+        raise InputError(f"cutoff {cutoff!r}: expected a positive, finite radius in Å")
+    return radius
+
+
+def _atomic_numbers(elements: Sequence[int]) -> tuple[int, ...]:
+    """Sorted, each once.
+
+    Raises:
+        InputError: none, or what is no atomic number.
+    """
+    try:
+        numbers = tuple(sorted({index(z) for z in elements}))
+    except TypeError:
+        numbers = ()
+    if not numbers or not all(1 <= z <= 118 for z in numbers):
+        given = elements if isinstance(elements, str) or not isinstance(elements, Iterable) else list(elements)
+        raise InputError(f"elements {given!r}: expected atomic numbers from 1 to 118, at least one")
+    return numbers

@@ -16,6 +16,7 @@ from torch import Tensor
 from mlip import ops
 from mlip.graph import AtomGraph
 from mlip.models.base import AtomOutputs, Derivatives, Evaluator
+from mlip.models.compiled_edges import edge_vectors, first_derivatives
 from mlip.models.compiled_layer import CompiledLayer
 from mlip.models.compiled_maps import of_present
 from mlip.models.compiled_message import Interpolation, Pairs
@@ -94,7 +95,7 @@ class CompiledMACE:
         wanted = self.trained or graph.positions.requires_grad or graph.cell.requires_grad
         with torch.set_grad_enabled(torch.is_grad_enabled() and wanted), full_precision(graph.positions):
             graph = graph._replace(edge_index=graph.edge_index.contiguous())
-            return AtomOutputs(*self._evaluate(directly, ops.edge_vectors(*_geometry(graph)), graph, head))
+            return AtomOutputs(*self._evaluate(directly, edge_vectors(graph), graph, head))
 
     def first_derivatives(self, graph: AtomGraph, head: int = 0, strain: bool = True) -> Derivatives:
         """Energies and their first derivatives by a reverse pass of its own, several times faster for few atoms.
@@ -109,14 +110,12 @@ class CompiledMACE:
                 none = torch.zeros_like(graph.cell) if strain else None
                 return Derivatives(self.model(graph, head).energy, torch.zeros_like(graph.positions), none)
             graph = graph._replace(edge_index=graph.edge_index.contiguous())
-            vectors = ops.edge_vectors(*_geometry(graph))
+            vectors = edge_vectors(graph)
             tape = Tape(vectors)
             energy, _ = self._evaluate(tape, vectors, graph, head)
             (gradient,) = tape.gradients(energy, torch.ones_like(energy), [vectors])
             assert gradient is not None
-            edges = (graph.edge_index, graph.edge_shift, graph.batch)
-            by_positions, _ = ops.edge_vectors_transposed(gradient, *edges, graph.n_graphs)
-            return Derivatives(energy, by_positions, _by_strain(gradient, vectors, graph) if strain else None)
+            return first_derivatives(energy, gradient, vectors, graph, strain)
 
     def _undirected(self, graph: AtomGraph, layers: list[CompiledLayer]) -> tuple[Tensor, Tensor] | None:
         """The pairs of atoms without direction, whose radial functions are computed once; None: each edge its own.
@@ -175,20 +174,6 @@ class CompiledMACE:
             energy = term if energy is None else run(torch.add, energy, term)
         assert energy is not None
         return energy, torch.cat(features, dim=1)
-
-
-def _geometry(graph: AtomGraph) -> tuple[Tensor, ...]:
-    return graph.positions, graph.cell, graph.edge_index, graph.edge_shift, graph.batch
-
-
-def _by_strain(gradient: Tensor, vectors: Tensor, graph: AtomGraph) -> Tensor:
-    """∂E/∂ε (B, 3, 3) for vectors (E, 3) -> vectors (1 + ε), from the gradient by vectors."""
-    if graph.n_graphs == 1:
-        virial = ops.transposed_product(vectors, gradient).unsqueeze(0)
-    else:
-        products = (vectors.unsqueeze(2) * gradient.unsqueeze(1)).flatten(1)
-        virial = ops.segment_sum(products, graph.batch[graph.edge_index[0]], graph.n_graphs).view(-1, 3, 3)
-    return (virial + virial.transpose(1, 2)) / 2
 
 
 def invariants_of(x: Tensor, component: int, channels: int) -> Tensor:

@@ -190,6 +190,8 @@ def _plain(given: Mapping[str, Any]) -> dict[str, Any]:
         InputError: a size that can't be.
     """
     for name, value in given.items():
+        if name not in ("elements", "cutoff", "heads", "faithful") and not isinstance(value, int):
+            raise InputError(f"{name} = {value!r}: expected an integer")
         lowest = 0 if name in ("num_before_skip", "num_after_skip") else 1
         highest = HIGHEST.get(name, math.inf)
         if type(value) is int and name != "cutoff" and not lowest <= value <= highest:

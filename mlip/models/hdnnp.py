@@ -19,9 +19,12 @@ from torch import Tensor, nn
 from mlip.errors import InputError
 from mlip.graph import AtomGraph
 from mlip.models.base import AtomOutputs, EnergyModel
-from mlip.nn.constants import KeepsPrecision
+from mlip.models.compiled_hdnnp import CompiledHDNNP
+from mlip.nn.constants import Constants, KeepsPrecision
 from mlip.nn.symmetry_functions import CutoffFunction, SymmetryFunction, smoothness
 from mlip.nn.symmetry_groups import CenterEdges, ElementFunctions
+from mlip.nn.symmetry_tables import symmetry_tables
+from mlip.ops import SymmetryTables, runs_compiled
 from mlip.ops.dispatch import full_precision
 
 #: Activation functions by n2p2's letters and names.
@@ -76,7 +79,7 @@ class Scaling(KeepsPrecision):
     In float64 always: a function that hardly reaches any neighbor has a range of 1e-135.
 
     Attributes:
-        lowest, highest: (K,), the range of G in the training set.
+        lowest, highest: (K,), the range of G in the training set; all zero if it is not known.
     """
 
     NAMES = ("offset", "factor", "base", "lowest", "highest")
@@ -89,6 +92,11 @@ class Scaling(KeepsPrecision):
     def forward(self, values: Tensor) -> Tensor:
         """(N, K) to (N, K)."""
         return (values - self.get_buffer("offset")) * self.get_buffer("factor") + self.get_buffer("base")
+
+    @property
+    def has_range(self) -> bool:
+        """Whether the range in the training set is known."""
+        return bool((self.get_buffer("lowest") != 0).any() or (self.get_buffer("highest") != 0).any())
 
     def outside(self, values: Tensor) -> Tensor:
         """(N,) how many of (N, K) are outside the range."""
@@ -148,6 +156,16 @@ class HDNNP(EnergyModel):
             self.networks.append(AtomicNetwork(sizes, _of_element(activations, symbol), normalized))
             self.scaling.append(Scaling(len(own)))
         self.cutoff_smoothness = smoothness(functions, window)
+        *tensors, self._columns = symmetry_tables(by_element, window)
+        self._tables = Constants(tensors)
+
+    def tables(self) -> SymmetryTables:
+        """The symmetry functions as the compiled operator takes them."""
+        numbers, windows, parts, angles, functions = self._tables.buffers()
+        return SymmetryTables(numbers, windows, parts, angles, functions, self._columns)
+
+    def compiled(self, radial: str, trained: bool = False) -> CompiledHDNNP | None:
+        return CompiledHDNNP(self) if runs_compiled(next(self.parameters())) else None
 
     def _check(
         self, functions: Sequence[SymmetryFunction], by_element: Mapping[int, Sequence[SymmetryFunction]]
@@ -175,6 +193,11 @@ class HDNNP(EnergyModel):
 
     def symmetry_functions(self, graph: AtomGraph) -> list[tuple[Tensor, Tensor]]:
         """For each element its atoms (N_Z,) and their symmetry functions (N_Z, K), not scaled, in float64."""
+        compiled = self.compiled("exact")
+        return compiled.symmetry_functions(graph) if compiled else self.plain_symmetry_functions(graph)
+
+    def plain_symmetry_functions(self, graph: AtomGraph) -> list[tuple[Tensor, Tensor]]:
+        """The same in plain torch, with derivatives of any order."""
         species = self.species(graph.numbers)
         vectors = graph.edge_vectors()
         length = vectors.norm(dim=1)
@@ -190,10 +213,16 @@ class HDNNP(EnergyModel):
 
     def forward(self, graph: AtomGraph, head: int = 0) -> AtomOutputs:
         with full_precision(graph.positions):
-            return self._evaluate(graph)
+            return self.outputs(self.plain_symmetry_functions(graph), graph)
 
-    def _evaluate(self, graph: AtomGraph) -> AtomOutputs:
-        found = self.symmetry_functions(graph)
+    def by_element(self, values: Tensor, species: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """For each element its atoms and their own columns of values (N, K) that all atoms have."""
+        atoms = [(species == k).nonzero().squeeze(1) for k in range(len(self.elements))]
+        return [(own, values[own, : len(self.of_element("base", k))]) for k, own in enumerate(atoms)]
+
+    def outputs(self, found: Sequence[tuple[Tensor, Tensor]], graph: AtomGraph) -> AtomOutputs:
+        """The networks' energies and features from what `symmetry_functions` gives."""
+        extrapolations = self._extrapolations(graph, found)
         width = max(values.shape[1] for _, values in found)
         energy = graph.positions.new_zeros(len(graph.numbers), dtype=torch.float64)
         features = graph.positions.new_zeros(len(graph.numbers), width, dtype=self.dtype)
@@ -201,13 +230,30 @@ class HDNNP(EnergyModel):
             scaled = self.scaling[k](values).to(self.dtype)
             energy = energy.index_add(0, atoms, self.network(k)(scaled).squeeze(1).to(torch.float64))
             features = features.index_add(0, atoms, nn.functional.pad(scaled, (0, width - scaled.shape[1])))
-        return AtomOutputs(energy, features)
+        return AtomOutputs(energy, features, extrapolations=extrapolations)
 
-    def extrapolations(self, graph: AtomGraph) -> Tensor:
-        """(N,) how many symmetry functions of each atom lie outside the range they had in the training set."""
+    @property
+    def has_training_range(self) -> bool:
+        return any(cast("Scaling", scaling).has_range for scaling in self.scaling)
+
+    def extrapolations(self, graph: AtomGraph) -> Tensor | None:
+        """(N,) how many symmetry functions of each atom lie outside the range they had in the training set.
+
+        Those of an element without range count as inside. None if no element has one, as before training.
+        """
+        with torch.no_grad(), full_precision(graph.positions):
+            return self._extrapolations(graph, self.symmetry_functions(graph)) if self.has_training_range else None
+
+    def _extrapolations(self, graph: AtomGraph, found: Sequence[tuple[Tensor, Tensor]]) -> Tensor | None:
+        """The same, of symmetry functions that are known."""
+        ranges = [cast("Scaling", scaling) for scaling in self.scaling]
+        known = [k for k, scaling in enumerate(ranges) if scaling.has_range]
+        if not known:
+            return None
         count = torch.zeros_like(graph.numbers)
-        for k, (atoms, values) in enumerate(self.symmetry_functions(graph)):
-            count[atoms] = cast("Scaling", self.scaling[k]).outside(values)
+        for k in known:
+            atoms, values = found[k]
+            count[atoms] = ranges[k].outside(values.detach())
         return count
 
 

@@ -38,3 +38,6 @@ from mlip.ops.silu import silu as silu
 from mlip.ops.spherical_harmonics import spherical_harmonics as spherical_harmonics
 from mlip.ops.symmetric_contraction import pack_coefficients as pack_coefficients
 from mlip.ops.symmetric_contraction import symmetric_contraction as symmetric_contraction
+from mlip.ops.symmetry_functions import SymmetryTables as SymmetryTables
+from mlip.ops.symmetry_functions import symmetry_functions as symmetry_functions
+from mlip.ops.symmetry_functions import symmetry_functions_gradient as symmetry_functions_gradient

@@ -11,6 +11,7 @@ import torch
 
 from mlip.checkpoint import write_atomically
 from mlip.errors import InputError, ModelFileError
+from mlip.training.config import TrainingConfig, is_file_option
 
 VERSION = 2
 #: Options that may differ between a run and its continuation.
@@ -61,13 +62,14 @@ def load_checkpoint(path: Path, config: dict[str, Any], data: dict[str, str]) ->
         raise ModelFileError(f"{path} has checkpoint version {version}, this mlip reads up to {VERSION}; update mlip")
     if version == 1:
         state = _from_version_1(state)
-    trained = _defaults() | dict(state.get("config", {}))  # options that came later were at their defaults
+    trained = dict(state.get("config", {}))
+    trained = _defaults(trained.get("model", "MACE")) | trained  # options that came later were at their defaults
     changed = [
         f"--{name} {trained.get(name)} -> {value}"
         for name, value in config.items()
-        if name not in FREE_OPTIONS and not name.endswith("_file") and trained.get(name) != value
+        if name not in FREE_OPTIONS and not is_file_option(name) and trained.get(name) != value
     ]
-    trained_on = ("train_file", "valid_file", "E0s")
+    trained_on = ("train_file", "valid_file", "E0s", "symmetry_functions")
     changed += [f"content of --{name}" for name in trained_on if read.get(name) != data.get(name)]
     if changed:
         raise InputError(
@@ -89,7 +91,5 @@ def _from_version_1(state: dict[str, Any]) -> dict[str, Any]:
     return {**state, "config": config, "stage_two": stage_two}
 
 
-def _defaults() -> dict[str, Any]:
-    from mlip.training.config import TrainingConfig
-
-    return TrainingConfig(train_file="-").as_dict()
+def _defaults(model: Any) -> dict[str, Any]:
+    return TrainingConfig(train_file="-", model=model).as_dict()

@@ -6,15 +6,15 @@ Names and meaning are those of `mace_run_train` where it has the option. Imports
 from __future__ import annotations
 
 import dataclasses
-import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from mlip.errors import InputError
+from mlip.training.model_options import Activation, CutoffName, Interaction, Model, belongs, model_defaults, widths
 from mlip.training.option_checks import check_options
-from mlip.training.property_options import USUAL_LAYERS, check_target
+from mlip.training.property_options import check_target
 
 #: Options that say where and how to run, not what to train.
 _LOCAL = frozenset(
@@ -27,13 +27,11 @@ MACE_VALUES = {
     "scheduler": {"ReduceLROnPlateau": "plateau", "ExponentialLR": "exponential"},
     "loss": {"l1l2energyforces": "l1l2"},
 }
-Interaction = Literal[
-    "RealAgnosticInteractionBlock",
-    "RealAgnosticResidualInteractionBlock",
-    "RealAgnosticDensityInteractionBlock",
-    "RealAgnosticDensityResidualInteractionBlock",
-    "RealAgnosticResidualNonLinearInteractionBlock",
-]
+
+
+def is_file_option(name: str) -> bool:
+    """Whether an option names a file to read, whose content matters and not its path."""
+    return name.endswith("_file") or name == "symmetry_functions"
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,8 @@ class TrainingConfig:
     NAME_parity.png.
 
     Args:
-        train_file: structures to train on, extended xyz, npz (docs/training.md) or any other format that ASE reads
+        train_file: structures to train on, extended xyz, npz (docs/training.md), n2p2's input.data, or any other format
+            that ASE reads
         valid_file: structures to validate on; without it a random part of the training file is used
         test_file: structures for the final table of errors only
         valid_fraction: part of the training file that validates when there is no valid_file
@@ -63,32 +62,51 @@ class TrainingConfig:
             dipoles (a vector) or its length (dipole_norm); default dipole for dipole, dipole_norm for mu, else sum
         target_unit: unit of the target in the files; default that of its name in the file (mu_D, gap_eV), else e·Å for
             dipole and D for mu
+        length_unit: of files of n2p2 (input.data, input.nn), which do not name it: Bohr or Angstrom; default Bohr
+        energy_unit: likewise Hartree or eV; default Hartree. Of an input.data both are given or none
         config_type_weights: factors of the weights of structures by their config_type, such as
             '{"Default": 1.0, "surface": 5.0}'; Default is the name of those without
         E0s: energies of single atoms, "isolated" (isolated atoms of the training file), "average" (least squares over
             the training energies), a mapping such as "{14: -0.8}", or a file: such a mapping in JSON, or isolated
             atoms in extended xyz
         model: MACE (shift 0, non-residual first layer), ScaleShiftMACE (shift = mean interaction energy per atom,
-            residual first layer), or with --target DimeNet or DimeNet++
+            residual first layer), HDNNP (networks of symmetry functions), DimeNet or DimeNet++ (messages along
+            directed pairs); the last three have that shift, too
         r_max: cutoff radius in Å
         radial_type: functions of the distance, bessel, gaussian or chebyshev
-        num_radial_basis: number of these functions
+        num_radial_basis: number of functions of the distance, default 8; with DimeNet and DimeNet++ 6
         num_cutoff_basis: exponent p of the polynomial cutoff
         distance_transform: of the distances these functions are taken at, None, Agnesi or Soft
         pair_repulsion: add the ZBL repulsion of the nuclei
         hidden_irreps: features of an atom, such as "32x0e + 32x1o", instead of num_channels and max_L
-        num_channels: channels of each irrep, default 128
+        num_channels: channels of each irrep, or of the messages of DimeNet and DimeNet++; default 128
         max_L: highest l of the features, default 1
         max_ell: highest l of the spherical harmonics; also --l_max
         correlation: order of the many-body expansion, 3 for four-body terms
-        num_interactions: number of layers, default 2, with DimeNet 6, with DimeNet++ 4
+        num_interactions: number of layers, default 2; with DimeNet and DimeNet++ 4
         interaction: kind of the layers after the first, by the names of mace's classes
         interaction_first: kind of the first layer; default RealAgnosticInteractionBlock with --model MACE,
             RealAgnosticResidualInteractionBlock with ScaleShiftMACE
         MLP_irreps: hidden features of the last readout
         gate: activation in the last readout, silu, tanh, abs or None
-        radial_MLP: widths of the hidden layers of the radial network, such as "[64, 64, 64]"
+        radial_MLP: widths of the hidden layers of the radial network, default "[64, 64, 64]"
         avg_num_neighbors: normalization of the messages; default the mean over the training set
+        num_spherical: degrees of the functions of the angle in DimeNet and DimeNet++, default 7
+        envelope_exponent: of their cutoff, default 5; the p of the paper is one more
+        num_before_skip: residual layers of an interaction before its skip connection, default 1
+        num_after_skip: and after it, default 2
+        num_output_layers: hidden layers of each output, default 3
+        num_bilinear: channels of the bilinear layer of DimeNet, default 8
+        int_emb_size: size of the messages summed over angles in DimeNet++, default 64
+        basis_emb_size: size of its bases between two linear maps, default 8
+        out_emb_channels: width of its outputs, default 256
+        hidden_layers: widths of the hidden layers of HDNNP's networks, default "[32, 32]"
+        activation: in these layers, one of n2p2's, default tanh
+        cutoff_function: of the symmetry functions, one of n2p2's, default poly2 (two continuous derivatives, as
+            tanh and tanhu; poly3, poly4 and exp have more, cos and poly1 have one)
+        num_symmetry_functions: how many are chosen for each element, default 64
+        symmetry_functions: file with those to take instead, an input.nn of n2p2 (of which nothing else is taken) or a
+            list in JSON
         scaling: scale (and shift) of the network's energies, rms_forces_scaling (RMS of the forces), std_scaling
             (standard deviation of the interaction energy per atom) or no_scaling (1 and 0)
         loss: what is minimized, a sum of terms with the weights below. Mean squared errors of energies per atom and
@@ -175,12 +193,14 @@ class TrainingConfig:
     target: str | None = None
     readout: Literal["sum", "mean", "dipole", "dipole_norm"] | None = None
     target_unit: str | None = None
+    length_unit: str | None = None
+    energy_unit: str | None = None
     config_type_weights: str | dict[str, float] = '{"Default": 1.0}'
     E0s: str | dict[str, float] | dict[int, float] = "isolated"
-    model: Literal["MACE", "ScaleShiftMACE", "DimeNet", "DimeNet++"] = "MACE"
+    model: Model = "MACE"
     r_max: float = 5.0
     radial_type: Literal["bessel", "gaussian", "chebyshev"] = "bessel"
-    num_radial_basis: int = 8
+    num_radial_basis: int | None = None
     num_cutoff_basis: int = 5
     distance_transform: Literal["None", "Agnesi", "Soft"] = "None"
     pair_repulsion: bool = False
@@ -194,8 +214,22 @@ class TrainingConfig:
     interaction_first: Interaction | None = None
     MLP_irreps: str = "16x0e"
     gate: Literal["silu", "tanh", "abs", "None"] = "silu"
-    radial_MLP: str | list[int] = "[64, 64, 64]"
+    radial_MLP: str | list[int] | None = None
     avg_num_neighbors: float | None = None
+    num_spherical: int | None = None
+    envelope_exponent: int | None = None
+    num_before_skip: int | None = None
+    num_after_skip: int | None = None
+    num_output_layers: int | None = None
+    num_bilinear: int | None = None
+    int_emb_size: int | None = None
+    basis_emb_size: int | None = None
+    out_emb_channels: int | None = None
+    hidden_layers: str | list[int] | None = None
+    activation: Activation | None = None
+    cutoff_function: CutoffName | None = None
+    num_symmetry_functions: int | None = None
+    symmetry_functions: str | None = None
     scaling: Literal["rms_forces_scaling", "std_scaling", "no_scaling"] = "rms_forces_scaling"
     loss: Literal[
         "weighted", "forces_only", "virials", "stress", "huber", "universal", "l1l2", "rmse", "l1l2energyforces"
@@ -275,9 +309,11 @@ class TrainingConfig:
                 object.__setattr__(self, name, value)
         for name, renamed in MACE_VALUES.items():
             object.__setattr__(self, name, renamed.get(getattr(self, name), getattr(self, name)))
-        if self.num_interactions is None:
-            object.__setattr__(self, "num_interactions", USUAL_LAYERS.get(self.model, 2))
-        object.__setattr__(self, "radial_MLP", list(self.radial_widths()))
+        for name, value in model_defaults(self).items():
+            object.__setattr__(self, name, value)
+        for name in ("radial_MLP", "hidden_layers"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, list(widths(name, value)))
         if not isinstance(self.E0s, str) or self.E0s.lstrip().startswith("{"):
             from mlip.data.reference_energies import parse_E0s
 
@@ -294,13 +330,6 @@ class TrainingConfig:
         for option in ("wandb_project", "wandb_entity", "wandb_name"):
             if getattr(self, option) is not None and not self.wandb:
                 raise InputError(f"--{option} is given without --wandb; add --wandb, or leave it out")
-
-    def radial_widths(self) -> tuple[int, ...]:
-        """Widths of the radial network's hidden layers, from [64, 64], "[64, 64]", "64 64" or "64,64"."""
-        words = re.sub(r"[\[\](),]", " ", str(self.radial_MLP)).split()
-        if not words or not all(word.isdigit() and int(word) > 0 for word in words):
-            raise InputError(f"--radial_MLP {self.radial_MLP!r} is not a list of widths such as [64, 64, 64]")
-        return tuple(map(int, words))
 
     def first_interaction(self) -> str:
         """Kind of the first layer, by default the one that the model is known for."""
@@ -325,14 +354,14 @@ class TrainingConfig:
         """The options that make the potential what it is; files by name, without their folder."""
         from mlip.data.reference_energies import is_E0s_file
 
-        options = {name: value for name, value in self.as_dict().items() if name not in _LOCAL}
-        files = {name for name in options if name.endswith("_file")} | ({"E0s"} if is_E0s_file(self.E0s) else set())
+        options = {n: v for n, v in self.as_dict().items() if n not in _LOCAL and belongs(n, self.model)}
+        files = {name for name in options if is_file_option(name)} | ({"E0s"} if is_E0s_file(self.E0s) else set())
         return {name: Path(v).name if name in files and v else v for name, v in options.items()}
 
     def command(self, portable: bool = True) -> str:
         """The command line of this run, with the options that are not at their defaults; paths unless `portable`."""
-        words, defaults = ["mlip", "train"], TrainingConfig(train_file="-").as_dict()
-        defaults["num_interactions"] = USUAL_LAYERS.get(self.model, 2)
+        words = ["mlip", "train"]
+        defaults = TrainingConfig(train_file="-", model=self.model).as_dict() | {"model": "MACE"}
         for name, value in (self.portable() if portable else self.as_dict()).items():
             if value == defaults[name] or value is None:  # None: what is left to another option
                 continue

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mlip.data.batches import LabelledBatch, make_plan, make_samples
 from mlip.data.labels import PROPERTIES, LabelKeys, LabelledData, LabelledStructure, read_labelled
+from mlip.data.n2p2 import Units, data_units, is_n2p2_data
 from mlip.data.plan import BatchPlan
 from mlip.data.reference_energies import ReferenceEnergies, is_E0s_file, reference_energies
 from mlip.data.splits import check_elements, set_apart_isolated_atoms, split
@@ -61,11 +62,15 @@ def load_data(config: TrainingConfig) -> TrainingData:
         InputError: structures no potential can evaluate, elements the training file does not have.
     """
     files = {option: path for option in ("train_file", "valid_file", "test_file") if (path := getattr(config, option))}
-    read = _read(config, files)
+    hashed = files | ({"E0s": str(config.E0s)} if is_E0s_file(config.E0s) else {})
+    units = _units(config, hashed.values())
+    if config.symmetry_functions is not None:
+        hashed["symmetry_functions"] = config.symmetry_functions
+    read = _read(config, files, units)
     parts, isolated = _parts(config, read)
     whole = set_apart_isolated_atoms(read["train_file"].structures).structures
     # E0s do not depend on the split, so that an element of the validation part is never unknown.
-    reference = reference_energies(config.E0s, whole, isolated, config.energy_key)
+    reference = reference_energies(config.E0s, whole, isolated, config.energy_key, units)
     properties = _trained_properties(config, parts["train"], parts["valid"])
     sets = {}
     for name, structures in parts.items():
@@ -80,7 +85,6 @@ def load_data(config: TrainingConfig) -> TrainingData:
     lines += [line for name, structures in parts.items() for line in remarks(name, structures)]
     if "valid_file" in read and (left_out := len(read["valid_file"].structures) - len(parts["valid"])):
         lines.append(f"{files['valid_file']}: isolated atoms, which do not validate: {left_out}")
-    hashed = files | ({"E0s": str(config.E0s)} if is_E0s_file(config.E0s) else {})
     return TrainingData(
         sets=sets,
         n_isolated=len(isolated),
@@ -94,10 +98,18 @@ def load_data(config: TrainingConfig) -> TrainingData:
     )
 
 
-def _read(config: TrainingConfig, files: Mapping[str, str]) -> dict[str, LabelledData]:
+def _units(config: TrainingConfig, paths: Iterable[str]) -> Units | None:
+    """Those of the data; a unit of length alone may be that of an `input.nn`."""
+    only_functions = config.symmetry_functions is not None and config.energy_unit is None
+    if only_functions and not any(is_n2p2_data(path) for path in paths):
+        return None
+    return data_units(config.length_unit, config.energy_unit, paths)
+
+
+def _read(config: TrainingConfig, files: Mapping[str, str], units: Units | None) -> dict[str, LabelledData]:
     """The files with their labels, structures weighted by `config_type`."""
     keys = LabelKeys(config.energy_key, config.forces_key, config.stress_key, config.virials_key)
-    read = {option: read_labelled(path, keys, strict=option == "train_file") for option, path in files.items()}
+    read = {option: read_labelled(path, keys, option == "train_file", units) for option, path in files.items()}
     weights = parse_config_type_weights(config.config_type_weights)
     judged = [read[option] for option in ("train_file", "valid_file") if option in read]
     check_config_types(weights, [s for d in judged for s in d.structures], " and ".join(d.source for d in judged))

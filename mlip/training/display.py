@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -15,6 +17,8 @@ from mlip.units import EV_PER_A3_TO_GPA
 
 #: Without a terminal, an epoch that takes longer shows a line this often.
 PLAIN_SECONDS = 60.0
+#: Work that takes longer shows a bar.
+BAR_AFTER = 2.0
 #: Validation errors of a record: key, letter or name, unit, factor from eV and Å.
 ShownError = tuple[str, str, str, float]
 VALIDATION_ERRORS: tuple[ShownError, ...] = (
@@ -22,6 +26,37 @@ VALIDATION_ERRORS: tuple[ShownError, ...] = (
     ("valid_forces_rmse", "F", "meV/Å", 1e3),
     ("valid_stress_rmse", "S", "GPa", EV_PER_A3_TO_GPA),
 )
+
+
+@contextmanager
+def work_unseen(title: str) -> Iterator[Callable[[int, int], object]]:
+    """Takes the place of `work_shown` where nobody looks."""
+    yield lambda done, total: None
+
+
+@contextmanager
+def work_shown(console: Console, title: str) -> Iterator[Callable[[int, int], object]]:
+    """Yields `update(done, total)` for long work before the training: a bar on a terminal, lines in a pipe."""
+    started = last = time.monotonic()
+    bar = Bar(TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), console=console, transient=True)
+    task = bar.add_task(title)
+
+    def update(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if console.quiet or now - started < BAR_AFTER:
+            return
+        if console.is_terminal:
+            bar.start()
+            bar.update(task, completed=done, total=total)
+        elif now - last >= PLAIN_SECONDS:
+            last = now
+            console.print(f"{title}: {done}/{total}", markup=False, highlight=False)
+
+    try:
+        yield update
+    finally:
+        bar.stop()
 
 
 class Display:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -19,6 +20,7 @@ from mlip.training import report
 from mlip.training.config import TrainingConfig
 from mlip.training.data import RunData
 from mlip.training.determinism import deterministic
+from mlip.training.display import work_shown
 from mlip.training.module import TrainingModule
 from mlip.training.setup import device_of
 from mlip.training.task import task_of
@@ -62,7 +64,7 @@ def rehearse(config: TrainingConfig, console: Console | None = None) -> Estimate
     """
     console = console or report.quiet_console()
     with torch.random.fork_rng(devices=[]), deterministic(config.deterministic):
-        task = task_of(config)
+        task = task_of(config, partial(work_shown, console))
         for part in task.introduction():
             console.print(part)
         estimate = _measure(config, task.data, task.module())

@@ -14,6 +14,7 @@ from mlip.data.metrics import errors_by_group, errors_of
 from mlip.data.predict import predict
 from mlip.potential import Potential
 from mlip.training import report
+from mlip.training.architectures import Shown
 from mlip.training.config import TrainingConfig
 from mlip.training.data import TrainingData, load_data
 from mlip.training.error_tables import default_table, error_table
@@ -33,10 +34,10 @@ class EnergyTask(Task):
     model: Potential
 
     @classmethod
-    def of(cls, config: TrainingConfig) -> EnergyTask:
+    def of(cls, config: TrainingConfig, shown: Shown) -> EnergyTask:
         """Reads the data, builds the potential."""
         data = load_data(config)
-        return cls(config, data, build_potential(config, data).to(device_of(config)))
+        return cls(config, data, build_potential(config, data, shown).to(device_of(config)))
 
     def introduction(self) -> list[RenderableType]:
         return [report.data_table(self.data), *report.describe(self.config, self.data, self.model)]

@@ -1,25 +1,34 @@
-"""Optimizers with the weight decay of MACE: on the linear maps inside the layers, not on embeddings and readouts."""
+"""Optimizers with the weight decay of MACE: on linear maps inside the layers, not on embeddings, readouts or biases."""
 
 from __future__ import annotations
 
 import torch
-from torch import nn
 
+from mlip.models import HDNNP, MACE, DimeNet, DimeNetPlusPlus, EnergyModel
+from mlip.potential import Potential
+from mlip.property_model import PropertyModel
 from mlip.training.config import TrainingConfig
 from mlip.training.schedule_free import ScheduleFreeAdamW
 from mlip.training.soap import SOAP
 
-#: Parts of the networks whose weights decay, those of MACE: mixing after the message, skip connection, product basis.
-DECAYED = frozenset({"mix", "skip", "contraction", "product"})
+#: Parts of the networks whose weights decay. Those of MACE: mixing after the message, skip connection, product basis.
+DECAYED: dict[type[EnergyModel], frozenset[str]] = {
+    MACE: frozenset({"mix", "skip", "contraction", "product"}),
+    HDNNP: frozenset({"weights"}),
+    DimeNet: frozenset({"interactions"}),
+    DimeNetPlusPlus: frozenset({"interactions"}),
+}
 
 
-def make_optimizer(potential: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+def make_optimizer(potential: Potential | PropertyModel, config: TrainingConfig) -> torch.optim.Optimizer:
     """The optimizer of a run, its state on the device of the weights."""
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
+    decayed: list[torch.nn.Parameter] = []
+    free: list[torch.nn.Parameter] = []
+    parts = DECAYED[type(potential.model)]
     for name, parameter in potential.named_parameters():
         if parameter.requires_grad:
-            (decayed if DECAYED & set(name.split(".")) else free).append(parameter)
+            decays = parts & set(words := name.split(".")) and words[-1] != "bias"
+            (decayed if decays else free).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
     if config.optimizer == "schedulefree":

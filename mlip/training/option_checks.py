@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mlip.errors import InputError
+from mlip.training.model_options import MODELS_WITH, one_of
 
 if TYPE_CHECKING:
     from mlip.training.config import TrainingConfig
@@ -57,21 +58,28 @@ NEEDS: dict[str, tuple[str, Condition]] = {
     "lr_scheduler_gamma": ("--scheduler exponential", lambda c: c.scheduler == "exponential"),
     "num_channels": ("no --hidden_irreps", lambda c: not c.hidden_irreps),
     "max_L": ("no --hidden_irreps", lambda c: not c.hidden_irreps),
-    "interaction": ("--num_interactions 2 or more", lambda c: (c.num_interactions or 2) > 1),
-    "MLP_irreps": (
-        "--num_interactions 2 or more; one layer has a linear readout",
-        lambda c: (c.num_interactions or 2) > 1,
+    "interaction": ("--num_interactions 2 or more", lambda c: c.num_interactions != 1),
+    "MLP_irreps": ("--num_interactions 2 or more; one layer has a linear readout", lambda c: c.num_interactions != 1),
+    "gate": ("--num_interactions 2 or more; one layer has a linear readout", lambda c: c.num_interactions != 1),
+    "num_symmetry_functions": ("no --symmetry_functions", lambda c: c.symmetry_functions is None),
+    "length_unit": (
+        "--energy_unit beside it for an input.data, or --symmetry_functions with an input.nn",
+        lambda c: c.energy_unit is not None or c.symmetry_functions is not None,
     ),
-    "gate": ("--num_interactions 2 or more; one layer has a linear readout", lambda c: (c.num_interactions or 2) > 1),
+    "energy_unit": ("--length_unit beside it", lambda c: c.length_unit is not None),
     "valid_fraction": ("no --valid_file", lambda c: not c.valid_file),
 }
 
 POSITIVE = (
     "r_max num_radial_basis num_cutoff_basis num_channels correlation num_interactions batch_size valid_batch_size "
     "batch_atoms batch_edges max_num_epochs max_time patience eval_interval lr lr_factor lr_scheduler_gamma "
-    "avg_num_neighbors huber_delta swa_lr start_swa precondition_frequency"
+    "avg_num_neighbors huber_delta swa_lr start_swa precondition_frequency num_spherical envelope_exponent "
+    "num_output_layers num_bilinear int_emb_size basis_emb_size out_emb_channels num_symmetry_functions"
 )
-NOT_NEGATIVE = "weight_decay clip_grad max_L max_ell seed num_workers warmup_steps scheduler_patience"
+NOT_NEGATIVE = (
+    "weight_decay clip_grad max_L max_ell seed num_workers warmup_steps scheduler_patience num_before_skip "
+    "num_after_skip"
+)
 BELOW_ONE = "beta beta1_schedulefree beta2_schedulefree beta1_soap beta2_soap"
 
 
@@ -89,6 +97,10 @@ def check_options(config: TrainingConfig) -> None:
             "these and . + -"
         )
     _check_choices(config)
+    if config.length_unit or config.energy_unit:
+        from mlip.units import atomic_units
+
+        atomic_units(config.length_unit, config.energy_unit)
     _check_ranges(config)
     _check_effects(config)
     _check_combinations(config)
@@ -127,9 +139,13 @@ def _check_ranges(config: TrainingConfig) -> None:
 def _check_effects(config: TrainingConfig) -> None:
     """Refuse what is given and would be ignored."""
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
-    for option, (need, is_there) in NEEDS.items():
+    of_models = [
+        (option, (f"--model {one_of(models)}", config.model in models)) for option, models in MODELS_WITH.items()
+    ]
+    together = [(option, (need, is_there(config))) for option, (need, is_there) in NEEDS.items()]
+    for option, (need, is_met) in of_models + together:
         value = getattr(config, option)
-        if value != defaults[option] and not is_there(config):
+        if value != defaults[option] and not is_met:
             raise InputError(f"--{option} {value} would do nothing: it needs {need}. Leave it out, or change that")
 
 

@@ -56,6 +56,7 @@ def load_property_data(config: TrainingConfig) -> PropertyRunData:
         InputError: structures no model can evaluate, a readout that does not suit the property.
     """
     files = {option: path for option in ("train_file", "valid_file", "test_file") if (path := getattr(config, option))}
+    hashed = files | ({"symmetry_functions": f} if (f := config.symmetry_functions) is not None else {})
     read = _read(config, files)
     learned = read["train_file"].learned
     for data in read.values():
@@ -73,7 +74,7 @@ def load_property_data(config: TrainingConfig) -> PropertyRunData:
         raise DataError(f"no two atoms of {config.train_file} are within --r_max {config.r_max:g} Å of each other")
     return PropertyRunData(
         sets=sets,
-        sha256={option: file_hash(path) for option, path in files.items()},
+        sha256={option: file_hash(path) for option, path in hashed.items()},
         plan=make_plan(sets["train"].samples, config.batch_size, config.batch_atoms, config.batch_edges),
         remarks=tuple(line for data in read.values() for line in data.remarks()),
         learned=learned,

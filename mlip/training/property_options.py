@@ -10,17 +10,10 @@ from mlip.errors import InputError
 if TYPE_CHECKING:
     from mlip.training.config import TrainingConfig
 
-#: Layers of architectures beside MACE, as published.
-USUAL_LAYERS = {"DimeNet": 6, "DimeNet++": 4}
 #: What belongs to energies, forces and stresses.
 OF_ENERGIES = (
     "energy_key forces_key stress_key virials_key E0s scaling loss huber_delta energy_weight forces_weight "
-    "stress_weight virials_weight swa error_table pair_repulsion"
-)
-#: What belongs to MACE.
-OF_MACE = (
-    "radial_type num_radial_basis num_cutoff_basis distance_transform hidden_irreps max_L max_ell "
-    "correlation interaction interaction_first MLP_irreps gate avg_num_neighbors"
+    "stress_weight virials_weight swa error_table pair_repulsion energy_unit"
 )
 
 
@@ -32,16 +25,12 @@ def check_target(config: TrainingConfig) -> None:
     """
     if config.target is None:
         _refuse(config, "readout target_unit", "it needs --target")
-        if config.model in USUAL_LAYERS:
-            raise InputError(f"--model {config.model} trains properties only so far: add --target, or take MACE")
         return
     if not config.target.strip():
         raise InputError("--target is empty; it names a property of the structures, such as mu or dipole")
     if config.target.removeprefix("REF_") in ("energy", "forces", "stress", "virials"):
         raise InputError(f"--target {config.target}: energies, forces and stresses are learned without --target")
     _refuse(config, OF_ENERGIES, f"--target {config.target} trains no energies")
-    if config.model in USUAL_LAYERS:
-        _refuse(config, OF_MACE, f"--model {config.model} has no such part")
 
 
 def _refuse(config: TrainingConfig, options: str, why: str) -> None:

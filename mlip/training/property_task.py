@@ -27,6 +27,7 @@ from mlip.data.property_metrics import (
 from mlip.data.weights import DEFAULT_GROUP
 from mlip.properties import Property
 from mlip.property_model import PropertyModel
+from mlip.training.architectures import Shown, in_words
 from mlip.training.config import TrainingConfig
 from mlip.training.error_tables import printable
 from mlip.training.module import TrainingModule
@@ -50,10 +51,10 @@ class PropertyTask(Task):
     model: PropertyModel
 
     @classmethod
-    def of(cls, config: TrainingConfig) -> PropertyTask:
+    def of(cls, config: TrainingConfig, shown: Shown) -> PropertyTask:
         """Reads the data, builds the model."""
         data = load_property_data(config)
-        return cls(config, data, build_property_model(config, data).to(device_of(config)))
+        return cls(config, data, build_property_model(config, data, shown).to(device_of(config)))
 
     def introduction(self) -> list[RenderableType]:
         return [_data_table(self.data), *map(printable, self._lines())]
@@ -72,7 +73,8 @@ class PropertyTask(Task):
             *lines,
             f"{self.data.avg_num_neighbors:.1f} neighbors per atom within {config.r_max:g} Å; scale "
             f"{standard.scale:.6g}, errors count in units of {standard.spread:.4g} {learned.unit}".rstrip(),
-            f"{config.model}, {n_parameters} parameters, {config.default_dtype}, {self.model.device}",
+            f"{in_words(config, self.model.model)}, {n_parameters} parameters, {config.default_dtype}, "
+            f"{self.model.device}",
             *self.data.remarks,
         ]
 

@@ -12,6 +12,7 @@ from rich.text import Text
 from mlip.data.labels import KEYS, PROPERTIES
 from mlip.data.summary import table_rows
 from mlip.potential import Potential
+from mlip.training.architectures import in_words
 from mlip.training.config import TrainingConfig
 from mlip.training.data import TrainingData
 from mlip.training.error_tables import printable
@@ -51,8 +52,7 @@ def describe(config: TrainingConfig, data: TrainingData, potential: Potential) -
         f"E0s / eV: {E0s} ({data.reference.origin})",
         f"{stats.avg_num_neighbors:.1f} neighbors per atom within {config.r_max:g} Å, "
         f"forces {stats.forces_rms:.4g} eV/Å RMS; scale {scale.scale.item():.6g}, shift {scale.shift.item():.6g} eV",
-        f"{config.model}, {config.feature_irreps()}, {n_parameters} parameters, {config.default_dtype}, "
-        f"{potential.device}",
+        f"{in_words(config, potential.model)}, {n_parameters} parameters, {config.default_dtype}, {potential.device}",
     ]
     missing = [
         f"{label} of {len(part.structures) - n} in {name}"

@@ -18,6 +18,7 @@ from mlip.data.labels import PROPERTIES
 from mlip.data.summary import count_by_group
 from mlip.data.weights import DEFAULT_GROUP
 from mlip.potential import Potential
+from mlip.training.architectures import in_words
 from mlip.training.config import TrainingConfig
 from mlip.training.data import RunData, TrainingData
 from mlip.training.display import clock
@@ -226,7 +227,7 @@ def _model(config: TrainingConfig, data: TrainingData, potential: Potential) -> 
     E0s = ", ".join(f"{chemical_symbols[z]} {energy:.6f}" for z, energy in data.reference.E0s.items())
     n_parameters = sum(p.numel() for p in potential.parameters())
     rows = [
-        ("model", f"{config.model}, {config.feature_irreps()}, {config.num_interactions} layers"),
+        ("model", in_words(config, potential.model)),
         ("parameters", f"{number(n_parameters)}, {config.default_dtype}"),
         ("cutoff", f"{config.r_max:g} Å"),
         ("E0s / eV", f"{E0s} ({data.reference.origin})"),

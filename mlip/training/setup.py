@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 
 from mlip.checkpoint import DTYPES
 from mlip.data.statistics import Statistics
 from mlip.errors import DataError, InputError
-from mlip.models.mace import MACE
-from mlip.models.mace_layer import INTERACTIONS
 from mlip.potential import Potential
+from mlip.training.architectures import Blueprint, Shown, build_model
 from mlip.training.config import TrainingConfig
 from mlip.training.data import TrainingData
-
-#: mace's names of the kinds of layers -> ours.
-KINDS = {name: kind for kind, name in INTERACTIONS.items()}
+from mlip.training.display import work_unseen
 
 
 def device_of(config: TrainingConfig) -> str:
@@ -31,41 +27,22 @@ def device_of(config: TrainingConfig) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
 
 
-def build_potential(config: TrainingConfig, data: TrainingData) -> Potential:
-    """The untrained potential, its weights drawn with the seed."""
-    stats = data.statistics
-    scale, shift = scale_and_shift(config, stats)
-    torch.manual_seed(config.seed)
-    model = mace(config, tuple(data.reference.E0s), stats.avg_num_neighbors)
-    potential = Potential(model, E0s=data.reference.E0s, scale=scale, shift=shift)
+def build_potential(config: TrainingConfig, data: TrainingData, shown: Shown = work_unseen) -> Potential:
+    """The untrained potential, its weights drawn with the seed.
+
+    Args:
+        config: of the run.
+        data: of the run.
+        shown: how work that takes long is shown, not at all by default.
+    """
+    scale, shift = scale_and_shift(config, data.statistics)
+    blueprint = Blueprint(tuple(data.reference.E0s), data.statistics.avg_num_neighbors, data.sets["train"].samples)
+    potential = Potential(build_model(config, blueprint, shown), E0s=data.reference.E0s, scale=scale, shift=shift)
     return potential.to(DTYPES[config.default_dtype])
 
 
-def mace(config: TrainingConfig, elements: Sequence[int], avg_num_neighbors: float) -> MACE:
-    """The network of `--model MACE` or `ScaleShiftMACE`."""
-    return MACE(
-        elements=elements,
-        cutoff=config.r_max,
-        hidden_irreps=config.feature_irreps(),
-        l_max=config.max_ell,
-        correlation=config.correlation,
-        num_interactions=config.num_interactions or 2,
-        num_bessel=config.num_radial_basis,
-        num_polynomial_cutoff=config.num_cutoff_basis,
-        radial_mlp=config.radial_widths(),
-        avg_num_neighbors=config.avg_num_neighbors or max(avg_num_neighbors, 1.0),
-        mlp_irreps=config.MLP_irreps,
-        interaction=KINDS[config.interaction],
-        interaction_first=KINDS[config.first_interaction()],
-        radial_basis=config.radial_type,
-        distance_transform=None if config.distance_transform == "None" else config.distance_transform,
-        pair_repulsion=config.pair_repulsion,
-        gate=config.gate,
-    )
-
-
 def scale_and_shift(config: TrainingConfig, stats: Statistics) -> tuple[float, float]:
-    """Scale and shift in eV, as `mace_run_train` chooses them; `MACE` has no shift."""
+    """Scale and shift in eV, as `mace_run_train` chooses them; `MACE` has no shift, all others have."""
     choices = {
         "rms_forces_scaling": stats.forces_rms,
         "std_scaling": stats.interaction_std,
@@ -75,5 +52,5 @@ def scale_and_shift(config: TrainingConfig, stats: Statistics) -> tuple[float, f
     if not (math.isfinite(scale) and scale > 0):
         what = "forces" if config.scaling == "rms_forces_scaling" else "energies that differ"
         raise DataError(f"--scaling {config.scaling} needs {what} in the training set; use another --scaling")
-    shifted = config.model == "ScaleShiftMACE" and config.scaling != "no_scaling"
+    shifted = config.model != "MACE" and config.scaling != "no_scaling"
     return scale, stats.interaction_mean if shifted else 0.0

@@ -12,8 +12,10 @@ from rich.console import RenderableType
 
 from mlip.potential import Potential
 from mlip.property_model import PropertyModel
+from mlip.training.architectures import Shown
 from mlip.training.config import TrainingConfig
 from mlip.training.data import RunData
+from mlip.training.display import work_unseen
 from mlip.training.module import TrainingModule
 from mlip.training.report_numbers import Outcome
 
@@ -64,8 +66,12 @@ class Task(ABC):
         """What the weights file says of this task's data, beside what it says of all."""
 
 
-def task_of(config: TrainingConfig) -> Task:
+def task_of(config: TrainingConfig, shown: Shown = work_unseen) -> Task:
     """The task of a run: reads the data, builds the model.
+
+    Args:
+        config: of the run.
+        shown: how work that takes long is shown, not at all by default.
 
     Raises:
         DataError, InputError, UnknownElementError: the data or options can't be used.
@@ -73,7 +79,7 @@ def task_of(config: TrainingConfig) -> Task:
     if config.target is not None:
         from mlip.training.property_task import PropertyTask
 
-        return PropertyTask.of(config)
+        return PropertyTask.of(config, shown)
     from mlip.training.energy_task import EnergyTask
 
-    return EnergyTask.of(config)
+    return EnergyTask.of(config, shown)

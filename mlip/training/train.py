@@ -6,6 +6,7 @@ import datetime
 import re
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from mlip.training.checkpointing import load_checkpoint, remove_leftovers, save_
 from mlip.training.config import TrainingConfig
 from mlip.training.data import RunData
 from mlip.training.determinism import deterministic
+from mlip.training.display import work_shown
 from mlip.training.engine import Progress, fit
 from mlip.training.logs import Logs
 from mlip.training.module import TrainingModule, load_weights
@@ -89,7 +91,7 @@ def _train(config: TrainingConfig, console: Console) -> TrainingResult:
 
 def _run(config: TrainingConfig, logs: Logs, console: Console) -> TrainingResult:
     started = time.monotonic()
-    task = task_of(config)
+    task = task_of(config, partial(work_shown, console))
     for part in task.introduction():
         console.print(part)
     module = task.module()

@@ -41,6 +41,8 @@ class EvaluationResult(Result):
         forces_mae_percent: relative to the mean absolute value of the labels.
         stress_rmse_GPa: over the nine components.
         stress_mae_GPa: over the nine components.
+        n_extrapolating: structures with atoms outside the range of the model's training set; None of a model that has
+            no such range.
         groups: the same errors by `config_type` or `group` of the structures, where they have one.
         structures: the structures with their labels.
         predictions: energies, forces and stresses in the order of the structures.
@@ -57,6 +59,7 @@ class EvaluationResult(Result):
     forces_mae_percent: float | None
     stress_rmse_GPa: float | None
     stress_mae_GPa: float | None
+    n_extrapolating: int | None
     groups: dict[str, dict[str, Any]]
     structures: list[LabelledStructure] = hidden()
     predictions: list[Predicted] = hidden()
@@ -105,10 +108,16 @@ def evaluate(
             progress(len(predictions), len(labelled), "")
     return EvaluationResult(
         **total.as_dict(),  # type: ignore[arg-type]
+        n_extrapolating=_extrapolating(predictions),
         groups={name: errors.as_dict() for name, errors in sorted(groups.items())},
         structures=labelled.structures,
         predictions=predictions,
     )
+
+
+def _extrapolating(predictions: Sequence[Predicted]) -> int | None:
+    counts = [prediction.extrapolations for prediction in predictions if prediction.extrapolations is not None]
+    return sum(bool(count.any()) for count in counts) if counts else None
 
 
 def _batched(potential: Potential, data: LabelledData, batch_size: int | None) -> Iterator[Predicted]:
@@ -138,7 +147,8 @@ def _one_by_one(calculator: BaseCalculator, structures: Sequence[LabelledStructu
                 stress = voigt_6_to_full_3x3(atoms.get_stress())
             except PropertyNotImplementedError:
                 stress = None
-        yield Predicted(float(atoms.get_potential_energy()), np.array(atoms.get_forces()), stress)
+        energy, forces = float(atoms.get_potential_energy()), np.array(atoms.get_forces())
+        yield Predicted(energy, forces, stress, getattr(calculator, "extrapolations", None))
 
 
 def with_predictions(result: EvaluationResult, prefix: str = "MLIP_") -> list[Atoms]:
@@ -153,5 +163,7 @@ def with_predictions(result: EvaluationResult, prefix: str = "MLIP_") -> list[At
                 atoms.arrays[f"{name}forces"] = values.forces
             if values.stress is not None:
                 atoms.info[f"{name}stress"] = full_3x3_to_voigt_6(values.stress)
+        if predicted.extrapolations is not None:
+            atoms.arrays[f"{prefix}extrapolations"] = predicted.extrapolations
         annotated.append(atoms)
     return annotated

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from mlip.errors import InputError, MLIPError
 from mlip.units import EV_PER_A3_TO_GPA
 from mlip.workflows.evaluation import Progress, is_crystal, prepare, require_finite
+from mlip.workflows.md_extrapolation import ExtrapolatedSteps
 from mlip.workflows.md_files import LogFile, TrajectoryFile, load_state, save_state
 from mlip.workflows.md_integrators import (
     MDSettings,
@@ -33,6 +34,8 @@ from mlip.workflows.results import Result, hidden
 
 COLUMNS = ("step", "time_fs", "temperature_K", "potential_eV", "kinetic_eV", "total_eV", "conserved_eV", "volume_A3")
 NPT_COLUMNS = (*COLUMNS, "pressure_GPa")
+EXTRAPOLATION_COLUMN = "extrapolated_steps"
+"""Last one, of models that know the range of their training set: steps up to here with atoms outside of it."""
 _EXPLODED = 20.0, 10_000.0
 """A run is stopped above this many times the target temperature, and this many K."""
 _SAME_ENERGY = 1e-4
@@ -57,6 +60,9 @@ class MDResult(Result):
         volume_mean: Å³, crystals only.
         frames: frames in the trajectory.
         resumed_from: step at which this call took over, None for a new run.
+        extrapolated_steps: steps with atoms outside the range of the model's training set, the first structure (step 0)
+            among them; None of a model that has no such range.
+        stopped: why the run ended early, None if it did not.
         trajectory: file, None if none was asked for.
         log: one array per column of the log.
         atoms: final structure with velocities.
@@ -76,6 +82,8 @@ class MDResult(Result):
     frames: int
     resumed_from: int | None
     trajectory: str | None
+    extrapolated_steps: int | None
+    stopped: str | None
     log: dict[str, NDArray[np.float64]] = hidden()
     atoms: Atoms = hidden()
 
@@ -89,6 +97,7 @@ def run_md(
     trajectory: Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    stop_on_extrapolation: int | None = None,
     progress: Progress | None = None,
 ) -> MDResult:
     """Run molecular dynamics up to step ``steps``; ``atoms`` is left as it is.
@@ -104,16 +113,21 @@ def run_md(
         trajectory: ``.traj`` or ``.xyz``/``.extxyz``; ``.log`` and ``.state`` files are kept beside it.
         resume: go on from the state file if there is one; the result equals that of an uninterrupted run.
         overwrite: replace an existing trajectory.
+        stop_on_extrapolation: end the run at the first step at which at least so many symmetry functions, summed over
+            the atoms, are outside the range of the training set (n2p2's `maxew` with `resetew yes`). Files are kept,
+            and the run can be resumed.
         progress: called with (step, steps, note).
 
     Raises:
-        InputError: bad structure or settings; an existing trajectory; a state of other settings.
+        InputError: bad structure or settings; an existing trajectory; a state of other settings;
+            `stop_on_extrapolation` for a model that knows no range.
         MLIPError: temperature or forces went out of all bounds.
         OSError: a file can't be written; all frames before are safe.
     """
     if steps < 0:
         raise InputError(f"steps must not be negative; got {steps}")
     settings.check(atoms)
+    _check_stop(stop_on_extrapolation, calculator)
     run = _Run(prepare(atoms, calculator), settings, trajectory)
     resumed_from = run.start(resume, overwrite)
     if run.integrator.nsteps > steps:
@@ -124,8 +138,26 @@ def run_md(
             run.record()
         if progress:
             progress(run.integrator.nsteps, steps, f"{temperature(run.atoms):.0f} K")
+        if stop_on_extrapolation and run.extrapolation.last >= stop_on_extrapolation:
+            run.stopped = (
+                f"step {run.integrator.nsteps}: symmetry functions outside the range of the training set: "
+                f"{run.extrapolation.last}, allowed are fewer than {stop_on_extrapolation}"
+            )
+            break
     run.save()
     return run.result(resumed_from)
+
+
+def _check_stop(limit: int | None, calculator: BaseCalculator) -> None:
+    if limit is None:
+        return
+    if limit < 1:
+        raise InputError(f"stop_on_extrapolation is {limit}; expected at least 1")
+    if not ExtrapolatedSteps.known_by(calculator):
+        raise InputError(
+            "stop_on_extrapolation: the model does not know the range of its training set, as those of n2p2 and HDNNP "
+            "do, so that it can't tell when it extrapolates; leave the option out"
+        )
 
 
 class _Run:
@@ -138,7 +170,11 @@ class _Run:
         self.rng = np.random.default_rng(settings.seed)
         self.frames = 0
         self.rows: list[tuple[float, ...]] = []
+        self.extrapolation = ExtrapolatedSteps(atoms.calc)
+        self.stopped: str | None = None
         self.columns = NPT_COLUMNS if settings.ensemble == "npt" else COLUMNS
+        if self.extrapolation.possible:
+            self.columns = (*self.columns, EXTRAPOLATION_COLUMN)
         self.trajectory = TrajectoryFile(trajectory) if trajectory else None
         self.log = LogFile(trajectory.with_name(trajectory.name + ".log"), self.columns) if trajectory else None
         self.state = trajectory.with_name(trajectory.name + ".state") if trajectory else None
@@ -200,6 +236,7 @@ class _Run:
         self.log.rewind(values["log"])
         self.rows = self.log.rows()
         self.frames = values["frames"]
+        self.extrapolation.restore(values)
         self.rng.bit_generator.state = values["rng"]
         self.integrator = make_integrator(self.atoms, self.settings, self.rng)
         restore_inner_state(self.integrator, self.settings, arrays)
@@ -227,6 +264,7 @@ class _Run:
             "rng": self.rng.bit_generator.state,
             "trajectory": self.trajectory.mark(),
             "log": self.log.mark(),
+            **self.extrapolation.state(),
         }
         save_state(self.state, arrays | inner_state(self.integrator, self.settings), values)
 
@@ -234,6 +272,7 @@ class _Run:
         """Stop a run that has gone astray."""
         step = self.integrator.nsteps
         require_finite(self.atoms.get_forces(apply_constraint=False), f"at step {step}")
+        self.extrapolation.count(step)
         factor, floor = _EXPLODED
         now, limit = temperature(self.atoms), max(floor, factor * (self.settings.temperature or 0.0))
         if not now < limit:
@@ -269,7 +308,8 @@ class _Run:
             *(step, step * self.settings.timestep, temperature(atoms), potential, kinetic, potential + kinetic),
             *(conserved_energy(self.integrator), volume),
         )
-        return (*row, self._pressure()) if self.settings.ensemble == "npt" else row
+        pressure = (self._pressure(),) if self.settings.ensemble == "npt" else ()
+        return (*row, *pressure, *((self.extrapolation.steps,) if self.extrapolation.possible else ()))
 
     def _pressure(self) -> float:
         stress = self.atoms.get_stress(voigt=False, include_ideal_gas=True)
@@ -311,6 +351,8 @@ class _Run:
             frames=self.frames,
             resumed_from=resumed_from,
             trajectory=str(self.trajectory.path) if self.trajectory else None,
+            extrapolated_steps=self.extrapolation.steps if self.extrapolation.possible else None,
+            stopped=self.stopped,
             log=log,
             atoms=final,
         )

@@ -91,29 +91,33 @@ struct SineCosine {
   Vector<double> sine, cosine;
 };
 
-// Of |x| < 10^6, in float64: multiples of π/2 are taken away, the rest by fdlibm's polynomials.
+// Of |r| <= π/4, by fdlibm's polynomials.
+MLIP_INLINE SineCosine sine_cosine_of_small(Vector<double> r) {
+  const Vector<double> s = r * r;
+  Vector<double> sine = s * 1.58969099521155010221e-10 - 2.50507602534068634195e-08;
+  sine = sine * s + 2.75573137070700676789e-06;
+  sine = sine * s - 1.98412698298579493134e-04;
+  sine = sine * s + 8.33333333332248946124e-03;
+  sine = sine * s - 1.66666666666666324348e-01;
+  Vector<double> cosine = s * -1.13596475577881948265e-11 + 2.08757232129817482790e-09;
+  cosine = cosine * s - 2.75573143513906633035e-07;
+  cosine = cosine * s + 2.48015872894767294178e-05;
+  cosine = cosine * s - 1.38888888888741095749e-03;
+  cosine = cosine * s + 4.16666666666666019037e-02;
+  return {r + r * s * sine, 1 - (0.5 * s - s * s * cosine)};
+}
+
+// Of |x| < 10^6: multiples of π/2 are taken away.
 MLIP_INLINE SineCosine sine_cosine(Vector<double> x) {
   using V = Vector<double>;
   constexpr double shift = FloatFormat<double>::round_to_integer;
   const V shifted = x * 0.63661977236758134308 + shift;
   const V n = shifted - shift;
   const V r = ((x - n * 1.57079632673412561417) - n * 6.07710050630396597660e-11) - n * 2.02226624879595063154e-21;
-  const V s = r * r;
-  V sine = s * 1.58969099521155010221e-10 - 2.50507602534068634195e-08;
-  sine = sine * s + 2.75573137070700676789e-06;
-  sine = sine * s - 1.98412698298579493134e-04;
-  sine = sine * s + 8.33333333332248946124e-03;
-  sine = sine * s - 1.66666666666666324348e-01;
-  sine = r + r * s * sine;
-  V cosine = s * -1.13596475577881948265e-11 + 2.08757232129817482790e-09;
-  cosine = cosine * s - 2.75573143513906633035e-07;
-  cosine = cosine * s + 2.48015872894767294178e-05;
-  cosine = cosine * s - 1.38888888888741095749e-03;
-  cosine = cosine * s + 4.16666666666666019037e-02;
-  cosine = 1 - (0.5 * s - s * s * cosine);
+  const SineCosine rest = sine_cosine_of_small(r);
   const BitVector<double> quadrant = (BitVector<double>)shifted;
   const BitVector<double> odd = -(quadrant & 1), lower = -((quadrant >> 1) & 1), left = -(((quadrant + 1) >> 1) & 1);
-  const V up = odd ? cosine : sine, right = odd ? sine : cosine;
+  const V up = odd ? rest.cosine : rest.sine, right = odd ? rest.sine : rest.cosine;
   return {lower ? -up : up, left ? -right : right};
 }
 
