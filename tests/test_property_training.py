@@ -230,6 +230,13 @@ def test_data_that_can_not_be_learned(tmp_path, structures, options, match):
         load_property_data(config(written(tmp_path / "train.xyz", structures), **options))
 
 
+def test_data_of_n2p2_has_no_properties(tmp_path):
+    """And so no units are asked for."""
+    (tmp_path / "input.data").write_text("begin\natom 0 0 0 H 0 0 0 0 0\nenergy 0\ncharge 1\nend\n")
+    with pytest.raises(DataError, match="an input.data of n2p2, which holds no charge; expected extended xyz or npz"):
+        read_property(tmp_path / "input.data", "charge")
+
+
 def test_dipoles_of_crystals_are_refused():
     crystal = bulk("C")
     crystal.info["dipole"] = [0.0, 0.0, 1.0]

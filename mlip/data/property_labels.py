@@ -12,6 +12,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from mlip.data.labels import OLD_RESULTS, LabelledStructure, as_array, check_all, present, results_are_old
+from mlip.data.n2p2 import is_n2p2_data
 from mlip.data.npz import read_npz
 from mlip.data.reading import read_structures
 from mlip.data.weights import structure_weight
@@ -54,9 +55,12 @@ def read_property(path: str | Path, name: str, readout: str | None = None, unit:
         name, readout, unit: as in `mlip.properties.property_of`.
 
     Raises:
-        DataError: no structure has it; one has it in the wrong shape, not finite, or as what it can't be.
+        DataError: no structure has it, which none in n2p2's data can; one has it in the wrong shape, not finite, or as
+            what it can't be.
         InputError: units that contradict each other, a readout that can't be.
     """
+    if is_n2p2_data(path):
+        raise DataError(f"{path} is an input.data of n2p2, which holds no {name}; expected extended xyz or npz")
     if Path(path).suffix == ".npz":
         molecules = read_npz(Path(path))
         data = label_property(molecules.structures, name, readout, unit, str(path), molecules.left_out)
