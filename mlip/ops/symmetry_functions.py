@@ -68,11 +68,17 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 def _backward_backward(ctx: Any, direction: Tensor) -> tuple[Tensor | None, ...]:
     """By the gradient it is the derivative along `direction`, by the vectors that of the gradient: it is symmetric."""
     grad, *given = ctx.saved_tensors
-    need_gradient = ctx.needs_input_grad[1]
+    need_gradient = ctx.needs_input_grad[1] and _leads_somewhere(ctx, 1)
     values, gradient = torch.ops.mlip.symmetry_functions_tangent(
         direction.contiguous(), grad, *given, ctx.columns, need_gradient
     )
     return values, gradient if need_gradient else None, *[None] * len(given)
+
+
+def _leads_somewhere(ctx: Any, k: int) -> bool:
+    """Whether a backward pass goes on from the k-th argument: in training it leaves out positions (`inputs=`)."""
+    node = ctx.next_functions[k][0]
+    return node is not None and torch._C._will_engine_execute_node(node)
 
 
 def _refuse(ctx: Any, *gradients: Tensor) -> None:

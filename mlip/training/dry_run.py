@@ -106,7 +106,7 @@ def _step(module: TrainingModule, batch: LabelledBatch) -> None:
     """A training step without the bookkeeping of a run."""
     module.optimizer.zero_grad()
     loss = module.loss(batch, module.answer(batch, training=True))
-    loss.backward()
+    module.backward(loss)
     module.configure_gradient_clipping()
     module.optimizer.step()
 

@@ -136,6 +136,10 @@ class TrainingModule(L.LightningModule):
             "The last checkpoint holds weights that were good"
         )
 
+    def backward(self, loss: Tensor, *arguments: Any, **options: Any) -> None:
+        """Gradients of the parameters alone: those by positions would take second derivatives."""
+        loss.backward(inputs=[p for p in self.potential.parameters() if p.requires_grad])
+
     def configure_gradient_clipping(self, *arguments: Any, **options: Any) -> None:
         if self.config.clip_grad:
             clip_norm((p.grad for p in self.potential.parameters()), self.config.clip_grad)
