@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlip.calculators.ase_calculator import MLIPCalculator as MLIPCalculator
+    from mlip.calculators.property_calculator import PropertyCalculator as PropertyCalculator
 
-__all__ = ["MLIPCalculator"]
+__all__ = ["MLIPCalculator", "PropertyCalculator"]
 
 
 def __getattr__(name: str) -> Any:
@@ -15,4 +16,8 @@ def __getattr__(name: str) -> Any:
         from mlip.calculators.ase_calculator import MLIPCalculator
 
         return MLIPCalculator
+    if name == "PropertyCalculator":
+        from mlip.calculators.property_calculator import PropertyCalculator
+
+        return PropertyCalculator
     raise AttributeError(f"module 'mlip.calculators' has no attribute {name!r}")

@@ -21,13 +21,14 @@ from mlip.calculators.deviations import DEVIATIONS, DeviatingCalculator
 from mlip.calculators.extrapolation import ExtrapolationCounter
 from mlip.calculators.memory import enough_memory
 from mlip.calculators.verlet import VerletList
-from mlip.checkpoint import DTYPES
+from mlip.checkpoint import DTYPES, no_potential
 from mlip.convert import atoms_to_graph
 from mlip.errors import InputError
 from mlip.graph import AtomGraph
 from mlip.potential import Potential, Prediction, usable_device
+from mlip.property_model import PropertyModel
 from mlip.units import full_3x3_to_voigt_6
-from mlip.zoo import load
+from mlip.zoo import load_potential
 
 Model: TypeAlias = Potential | str | PathLike[str]
 
@@ -246,8 +247,10 @@ class MLIPCalculator(DeviatingCalculator):
 
 def _own(model: Model, head: str | None) -> Potential:
     """A potential of the calculator's own: `Module.to` works in place, and must not on the caller's."""
+    if isinstance(model, PropertyModel):
+        raise InputError(f"the model is {no_potential(model)}")
     if not isinstance(model, Potential):
-        return load(model, head=head)
+        return load_potential(model, head=head)
     return deepcopy(model) if head is None else model.with_head(head)
 
 

@@ -13,10 +13,12 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from mlip._extension import compiled as compiled
     from mlip.calculators import MLIPCalculator as MLIPCalculator
+    from mlip.calculators import PropertyCalculator as PropertyCalculator
     from mlip.graph import AtomGraph as AtomGraph
     from mlip.neighbors import neighbor_list as neighbor_list
     from mlip.potential import Potential as Potential
     from mlip.potential import Prediction as Prediction
+    from mlip.property_model import PropertyModel as PropertyModel
     from mlip.zoo import load as load
 
 _HOME = {
@@ -24,11 +26,24 @@ _HOME = {
     "MLIPCalculator": "mlip.calculators",
     "Potential": "mlip.potential",
     "Prediction": "mlip.potential",
+    "PropertyCalculator": "mlip.calculators",
+    "PropertyModel": "mlip.property_model",
     "compiled": "mlip._extension",
     "load": "mlip.zoo",
     "neighbor_list": "mlip.neighbors",
 }
-__all__ = ["AtomGraph", "MLIPCalculator", "Potential", "Prediction", "__version__", "compiled", "load", "neighbor_list"]
+__all__ = [
+    "AtomGraph",
+    "MLIPCalculator",
+    "Potential",
+    "Prediction",
+    "PropertyCalculator",
+    "PropertyModel",
+    "__version__",
+    "compiled",
+    "load",
+    "neighbor_list",
+]
 
 
 def __getattr__(name: str) -> Any:

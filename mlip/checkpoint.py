@@ -3,7 +3,7 @@
 The header holds the architecture, its hyperparameters, E0s, scale and shift, units, dtype, provenance, and a SHA-256 of
 all that and the tensors, so that a flipped bit or an edited number is noticed.
 `FORMAT_VERSION` grows with each change of the format; `mlip.upgrades` brings older files to the present form, and files
-of every version stay in the tests.
+of every version stay in the tests. A property model has a format of its own, so that no one takes it for a potential.
 """
 
 from __future__ import annotations
@@ -24,12 +24,16 @@ from torch import Tensor
 import mlip
 from mlip.energy_scale import Reference
 from mlip.errors import InputError, MLIPError, ModelFileError
-from mlip.models import ARCHITECTURES
+from mlip.models import ARCHITECTURES, EnergyModel
 from mlip.potential import Potential, usable_device
+from mlip.properties import Property
+from mlip.property_model import PropertyModel
 from mlip.upgrades import upgrade_header, upgrade_tensors
 
 FORMAT = "mlip-potential"
 FORMAT_VERSION = 2
+PROPERTY_FORMAT = "mlip-property"
+VERSIONS = {FORMAT: FORMAT_VERSION, PROPERTY_FORMAT: 1}
 #: What building a model from a header that does not fit its architecture may raise.
 _MISFITS = (
     *(LookupError, TypeError, AttributeError, ValueError, ArithmeticError, AssertionError, RuntimeError),
@@ -45,20 +49,8 @@ def save_potential(potential: Potential, path: str | PathLike[str]) -> None:
         InputError: a model that is not in `mlip.models.ARCHITECTURES`, so that the file could not be read again.
         OSError: the disk is full, or the folder does not exist or can't be written.
     """
-    path = Path(path)
-    architecture = next((name for name, cls in ARCHITECTURES.items() if cls is type(potential.model)), None)
-    if architecture is None:
-        raise InputError(
-            f"{type(potential.model).__name__} is no architecture that a weights file can name; "
-            f"expected one of {', '.join(ARCHITECTURES)}"
-        )
     header = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "package_version": mlip.__version__,
-        "architecture": architecture,
-        "hyperparameters": potential.model.hyperparameters,
-        "dtype": str(potential.dtype).removeprefix("torch."),
+        **_header(FORMAT, potential),
         "head": potential.head,
         "references": {
             head: {"E0s": {str(z): e for z, e in r.E0s.items()}, "scale": r.scale, "shift": r.shift}
@@ -67,7 +59,43 @@ def save_potential(potential: Potential, path: str | PathLike[str]) -> None:
         "units": {"energy": "eV", "length": "Å"},
         "metadata": potential.metadata,
     }
-    tensors = {name: t.detach().cpu().contiguous() for name, t in potential.model.state_dict().items()}
+    _write(header, potential, Path(path))
+
+
+def save_property_model(model: PropertyModel, path: str | PathLike[str]) -> None:
+    """Write a property model; errors as in `save_potential`."""
+    header = {
+        **_header(PROPERTY_FORMAT, model),
+        "property": {"name": model.learned.name, "readout": model.learned.readout, "unit": model.learned.unit},
+        "shifts": {str(z): shift for z, shift in model.shifts.items()},
+        "scale": model.scale,
+        "units": {"length": "Å"},
+        "metadata": model.metadata,
+    }
+    _write(header, model, Path(path))
+
+
+def _header(format: str, model: Potential | PropertyModel) -> dict[str, Any]:
+    """What the files of both formats begin with."""
+    network = model.model
+    architecture = next((name for name, cls in ARCHITECTURES.items() if cls is type(network)), None)
+    if architecture is None:
+        raise InputError(
+            f"{type(network).__name__} is no architecture that a weights file can name; "
+            f"expected one of {', '.join(ARCHITECTURES)}"
+        )
+    return {
+        "format": format,
+        "format_version": VERSIONS[format],
+        "package_version": mlip.__version__,
+        "architecture": architecture,
+        "hyperparameters": network.hyperparameters,
+        "dtype": str(model.dtype).removeprefix("torch."),
+    }
+
+
+def _write(header: dict[str, Any], model: Potential | PropertyModel, path: Path) -> None:
+    tensors = {name: t.detach().cpu().contiguous() for name, t in model.model.state_dict().items()}
     header = json.loads(json.dumps(header))  # as it will be read: JSON knows no tuples and no numbers as keys
     header["sha256"] = digest(header, tensors)
     data = save(tensors, metadata={"mlip": json.dumps(header, ensure_ascii=False)})
@@ -113,7 +141,7 @@ def read_header(path: str | PathLike[str]) -> dict[str, Any]:
     """
     stored = _stored_header(path)
     try:
-        return upgrade_header(stored)
+        return upgrade_header(stored) if stored["format"] == FORMAT else stored
     except _MISFITS as error:
         raise ModelFileError(f"{path}: the header is damaged ({error}); restore the file from its source") from error
 
@@ -132,17 +160,18 @@ def _stored_header(path: str | PathLike[str]) -> dict[str, Any]:
     try:
         header = json.loads(stored)
         version = header["format_version"]
-        known = header["format"] == FORMAT and isinstance(version, int) and version >= 1
+        known = header["format"] in VERSIONS and isinstance(version, int) and version >= 1
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelFileError(f"{path}: the header is damaged ({error}); restore the file from its source") from error
     if not known:
         raise ModelFileError(
-            f"{path}: format {header['format']!r} version {version!r} is not known; expected {FORMAT!r}"
+            f"{path}: format {header['format']!r} version {version!r} is not known; expected "
+            f"{' or '.join(map(repr, VERSIONS))}"
         )
-    if version > FORMAT_VERSION:
+    if version > VERSIONS[header["format"]]:
         raise ModelFileError(
             f"{path} was written in format {version} by mlip {header.get('package_version')}; this is mlip "
-            f"{mlip.__version__}, which reads formats up to {FORMAT_VERSION}. Upgrade mlip"
+            f"{mlip.__version__}, which reads formats up to {VERSIONS[header['format']]}. Upgrade mlip"
         )
     return header
 
@@ -165,9 +194,34 @@ def load_potential(
     """Read a potential; `dtype` ("float64", torch.float32, ...) and `head` None keep those of the file.
 
     Raises:
-        ModelFileError: as `read_header`, or the tensors do not fit the header.
+        ModelFileError: as `read_header`, or the tensors do not fit the header; a property model.
         FileNotFoundError: there is no such file.
         InputError: a device that torch can't use, a dtype that is neither float32 nor float64, no such head.
+    """
+    potential = load_model(path, device, dtype, head)
+    if isinstance(potential, PropertyModel):
+        raise ModelFileError(f"{path} is {no_potential(potential)}")
+    return potential
+
+
+def no_potential(model: PropertyModel) -> str:
+    """What to say of a property model where a potential was expected."""
+    return (
+        f"a model of {model.learned.label}, not a potential: it has no energies and forces. "
+        "mlip.PropertyCalculator and mlip evaluate take it"
+    )
+
+
+def load_model(
+    path: str | PathLike[str],
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | str | None = None,
+    head: str | None = None,
+) -> Potential | PropertyModel:
+    """Read a potential or a property model; arguments and errors as in `load_potential`.
+
+    Raises:
+        InputError: a head of a property model, which has none, too.
     """
     wanted = DTYPES.get(str(dtype).removeprefix("torch."))
     if dtype is not None and wanted is None:
@@ -180,24 +234,35 @@ def load_potential(
             raise ModelFileError("the checksum is that of another content")
         model = ARCHITECTURES[header["architecture"]](**header["hyperparameters"])
         model.to(DTYPES[header["dtype"]])
-        tensors = upgrade_tensors(tensors, stored)
+        tensors = upgrade_tensors(tensors, stored) if header["format"] == FORMAT else tensors
         _check_numbers(tensors, model.state_dict())
         model.load_state_dict(tensors)
-        potential = Potential(
-            model,
-            references=[
-                Reference({int(z): e for z, e in r["E0s"].items()}, r["scale"], r["shift"])
-                for r in (header["references"][name] for name in model.heads)
-            ],
-            metadata=header["metadata"],
-            head=header["head"],
-        )
+        whole = _potential(model, header) if header["format"] == FORMAT else _property_model(model, header)
     except _MISFITS as error:
         raise ModelFileError(
             f"{path}: header and weights do not fit ({type(error).__name__}: {error}); "
             "the file is damaged or was edited. Take it from its source again"
         ) from error
-    if head is not None and head != potential.head:
-        potential = potential.with_head(head)
-    potential.requires_grad_(False)
-    return potential.to(device=device, dtype=wanted or potential.dtype)
+    if head is not None and isinstance(whole, PropertyModel):
+        raise InputError(f"head {head!r}: a model of {whole.learned.name} has no heads")
+    if isinstance(whole, Potential) and head not in (None, whole.head):
+        whole = whole.with_head(str(head))
+    whole.requires_grad_(False)
+    return whole.to(device=device, dtype=wanted or whole.dtype)
+
+
+def _potential(model: EnergyModel, header: dict[str, Any]) -> Potential:
+    return Potential(
+        model,
+        references=[
+            Reference({int(z): e for z, e in r["E0s"].items()}, r["scale"], r["shift"])
+            for r in (header["references"][name] for name in model.heads)
+        ],
+        metadata=header["metadata"],
+        head=header["head"],
+    )
+
+
+def _property_model(model: EnergyModel, header: dict[str, Any]) -> PropertyModel:
+    shifts = {int(z): shift for z, shift in header["shifts"].items()}
+    return PropertyModel(model, Property(**header["property"]), shifts, header["scale"], header["metadata"])

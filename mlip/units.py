@@ -12,6 +12,7 @@ from mlip.errors import InputError
 EV_PER_A3_TO_GPA = 160.2176634
 #: Atomic units in ours (CODATA 2018).
 BOHR, HARTREE = 0.529177210903, 27.211386245988  # Å, eV
+DEBYE = 0.20819433270935  # e·Å (10^-21 C m² / c, CODATA 2018)
 #: Units that files of n2p2 may be in, by name in small letters.
 LENGTHS, ENERGIES = {"bohr": BOHR, "angstrom": 1.0}, {"hartree": HARTREE, "ev": 1.0}
 VOIGT_INDICES = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))

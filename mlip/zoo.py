@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from mlip.potential import Potential
+    from mlip.property_model import PropertyModel
 
 #: What a folder of n2p2 is known by.
 INPUT = "input.nn"
@@ -97,10 +98,12 @@ def load(
     elements: str | Sequence[str | int] | None = None,
     E0s: Mapping[int, float] | None = None,
     kwargs: Mapping[str, Any] | None = None,
-) -> Potential:
+) -> Potential | PropertyModel:
     """A potential by name or from a file, of ours, of MACE or of PyTorch Geometric, or from a folder of n2p2.
 
     Files are told apart by what is in them.
+
+    A file that `mlip train --target` has written gives its property model.
 
     Args:
         name_or_path: a name such as "silicon" or "mace-mpa-0-medium", a file, or a folder with an input.nn.
@@ -118,7 +121,7 @@ def load(
         InputError: units, elements, E0s or kwargs of a file that has its own, no elements of one that has none, a
             device that torch can't use, a dtype that is neither float32 nor float64, no such head.
     """
-    from mlip.checkpoint import DTYPES, load_potential
+    from mlip.checkpoint import DTYPES, load_model
     from mlip.importers.torch_archive import is_torch_archive
     from mlip.importers.torch_files import refuse_told
     from mlip.potential import usable_device
@@ -142,7 +145,7 @@ def load(
             raise InputError("units are those of a folder of n2p2 alone; a weights file has its own")
         if not archive:
             _refuse_foreign(path)
-            return load_potential(path, device, dtype, head)
+            return load_model(path, device, dtype, head)
         from mlip.importers.torch_files import load_torch_file
 
         potential = load_torch_file(path, head, elements, E0s, kwargs)
@@ -150,6 +153,40 @@ def load(
         raise InputError(f"{path}: {error}") from error
     potential.requires_grad_(False)
     return potential.to(device=device, dtype=wanted or potential.dtype)
+
+
+def load_potential(
+    name_or_path: str | PathLike[str],
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | str | None = None,
+    head: str | None = None,
+    units: tuple[float, float] | None = None,
+    elements: str | Sequence[str | int] | None = None,
+    E0s: Mapping[int, float] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+) -> Potential:
+    """As `load`, where only a potential will do.
+
+    Raises:
+        ModelFileError: a property model, too.
+    """
+    from mlip.checkpoint import no_potential
+    from mlip.potential import Potential
+
+    model = load(name_or_path, device, dtype, head, units, elements, E0s, kwargs)
+    if not isinstance(model, Potential):
+        raise ModelFileError(f"{os.fspath(name_or_path)} is {no_potential(model)}")
+    return model
+
+
+def is_property_model(path: Path) -> bool:
+    """Whether a file is the weights of a property model; what can't be read is not."""
+    from mlip.checkpoint import PROPERTY_FORMAT, read_header
+
+    try:
+        return path.is_file() and read_header(path)["format"] == PROPERTY_FORMAT
+    except ModelFileError:
+        return False
 
 
 def _refuse_foreign(path: Path) -> None:

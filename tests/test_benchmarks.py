@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import lzma
 import os
@@ -15,8 +16,11 @@ import torch
 from ase import Atoms
 
 import mlip
+from benchmarks import qm9
 from benchmarks.training import deviation, labelled
 from benchmarks.training_step import OursTrained, places
+from mlip.cli.parser import make_parser, parse
+from mlip.data.npz import read_npz
 from mlip.importers.mace import ADMITTED, build
 from mlip.importers.modules import ForeignModule
 from mlip.importers.torch_archive import read_archive
@@ -41,6 +45,38 @@ def test_quick_run_writes_results_of_all_cases(tmp_path: Path) -> None:
     assert {row["what"] for row in rows["memory"]} == {"call", "step"}
     assert len(rows["threads"]) > 1 and all(row["identical"] for row in rows["threads"])
     assert "| silicon, float32, " in (tmp_path / "report.md").read_text()
+
+
+def test_learning_curve_of_qm9(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sets without a molecule in common, nested training sets, options that mlip train takes, a known power law."""
+    rng, n = np.random.default_rng(0), 14
+    sizes = rng.integers(1, 4, n)
+    numbers = np.arange(n)
+    arrays = {"n_atoms": sizes, "Z": np.repeat(1 + numbers, sizes), "R": rng.normal(size=(sizes.sum(), 3))}
+    columns = {"properties": numbers[:, None] + 0.5, "property_names": ["mu_D"], "characterized": numbers != 3}
+    np.savez(tmp_path / "all.npz", **arrays, **columns)
+    monkeypatch.setattr(qm9, "N_TEST", 3)
+    monkeypatch.setattr(qm9, "N_VALID", 2)
+    files = qm9.split(tmp_path / "all.npz", [2, 6], tmp_path)
+    held = {}
+    for name, file in files.items():
+        molecules = read_npz(file).structures
+        assert all(a.info["mu_D"] == a.numbers[0] - 0.5 and len(a) == sizes[a.numbers[0] - 1] for a in molecules)
+        held[name] = {int(a.numbers[0]) - 1 for a in molecules}
+    assert [len(held[name]) for name in ("test", "valid", "2", "6")] == [3, 2, 2, 6]
+    assert held["2"] < held["6"] and 3 not in set.union(*held.values())
+    assert not held["test"] & held["valid"] and not (held["test"] | held["valid"]) & held["6"]
+
+    words = qm9.command(files, 6, "mu", 1.0, tmp_path, ["--lr=0.01"])
+    given = dict(word[2:].split("=", 1) for word in words if word.startswith("--") and "=" in word)
+    parsed = parse(make_parser("train", importlib.import_module("mlip.cli.train")), words[4:])
+    assert parsed["lr"] == 0.01 and parsed["restart_latest"] and given["eval_interval"] == "833"
+
+    runs = {n: {"errors": {part: {"mae": 3.0 * n**-0.5} for part in ("test", "valid")}} for n in (1000, 4000)}
+    found = qm9.report(runs, "mu", 1.0, [], {"processor": "one"})
+    assert np.isclose(found["fit"]["exponent"], -0.5) and np.isclose(found["fit"]["mae_at_110000"], 3.0 / 110000**0.5)
+    qm9.draw(found, tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").stat().st_size > 1000
 
 
 def molecule(seed: int, numbers: tuple[int, ...]) -> Atoms:

@@ -6,6 +6,7 @@ import json
 import pickle
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from ase.build import bulk
 from ase.io import read, write
 
 import mlip
-from mlip import MLIPCalculator
+from mlip import MLIPCalculator, ops
 from mlip.cli.main import main
 from mlip.convert import atoms_to_graph
 from mlip.errors import ExtrapolationWarning, InputError
@@ -92,10 +93,18 @@ def test_counted_with_each_calculation_and_warned_about_once(dtype: str) -> None
 
 
 def test_the_symmetry_functions_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the compiled operator or in plain torch."""
     calls = []
-    whole = HDNNP.symmetry_functions
-    monkeypatch.setattr(HDNNP, "symmetry_functions", lambda self, graph: calls.append(1) or whole(self, graph))
+
+    def count(place: Any) -> None:
+        whole = place.symmetry_functions
+        monkeypatch.setattr(place, "symmetry_functions", lambda *given: calls.append(1) or whole(*given))
+
+    count(HDNNP)
+    count(ops)
     calculator = MLIPCalculator(ranged())
+    calculator.get_potential_energy(crystal())  # with the comparison of both
+    calculator.reset()
     calls.clear()
     calculator.get_potential_energy(crystal())
     assert len(calls) == 1 and calculator.extrapolations is not None

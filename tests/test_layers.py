@@ -26,6 +26,8 @@ LAYERS: dict[str, int] = {
     "nn": 2,
     "models": 3,
     "potential": 4,
+    "properties": 4,
+    "property_model": 4,
     "energy_scale": 4,
     "upgrades": 4,
     "acceleration": 4,

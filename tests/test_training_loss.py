@@ -11,7 +11,7 @@ import torch
 from lj_data import argon
 from torch.nn.functional import huber_loss
 
-from mlip.data.batches import LabelledBatch, Labels, collate_samples, make_samples
+from mlip.data.batches import LabelledBatch, collate_samples, make_samples
 from mlip.data.labels import LabelKeys, label_structures
 from mlip.potential import Prediction
 from mlip.training.config import TrainingConfig
@@ -78,7 +78,7 @@ def of_mace(weighted: bool) -> tuple[LabelledBatch, Prediction]:
     )
     weights = {name: given[name] * given["weight"] for name in given if name.endswith("_weight")}
     weights = {name: weight if weighted else torch.ones(3) for name, weight in weights.items()}
-    labels = Labels(given["energy"], given["forces"], given["stress"], **weights)
+    labels = batch.labels._replace(**{name: given[name] for name in ("energy", "forces", "stress")}, **weights)
     energy, forces, stress = (given[f"predicted_{name}"] for name in ("energy", "forces", "stress"))
     return LabelledBatch(graph, labels), Prediction(energy, torch.zeros(12), forces, stress)
 

@@ -78,9 +78,9 @@ def _check_model(model: str, head: str | None) -> list[CheckResult]:
 
     from mlip.calculators import MLIPCalculator
     from mlip.testing.physics import check_calculator, check_potential
-    from mlip.zoo import load
+    from mlip.zoo import load_potential
 
-    potential = load(model, dtype=torch.float64, head=head)
+    potential = load_potential(model, dtype=torch.float64, head=head)
     with progress("checks of the model") as update:
         results = check_potential(potential, progress=update)
     with progress("checks of its ASE calculator") as update:

@@ -52,7 +52,7 @@ def command(
     from mlip.importers.n2p2_export import save_n2p2
     from mlip.importers.n2p2_settings import files_of
     from mlip.units import atomic_units
-    from mlip.zoo import load, model_path
+    from mlip.zoo import load_potential, model_path
 
     source = model_path(model)
     if output is None:
@@ -70,7 +70,7 @@ def command(
         raise InputError(f"{output} is the model itself; choose another name with -o")
     units = atomic_units(length_unit, energy_unit)
     given = {"cutoff": cutoff, "envelope_exponent": envelope_exponent}
-    potential = load(
+    potential = load_potential(
         source,
         dtype=dtype,
         head=head,

@@ -43,6 +43,8 @@ def command(
 ) -> None:
     """Compare energies, forces and stresses of a potential with those of a file of labelled structures.
 
+    Of a model that mlip train --target made, its property is compared instead.
+
     Args:
         data: labelled structures, extended xyz, n2p2's input.data, or any other format that ASE reads
         model: {MODEL}; default: the bundled model that covers the elements
@@ -63,6 +65,7 @@ def command(
     """
     from ase.io import write
 
+    from mlip.cli.evaluate_property import evaluate_if_property
     from mlip.cli.structures import make_calculator
     from mlip.data.labels import LabelKeys, read_labelled
     from mlip.data.n2p2 import data_units
@@ -72,6 +75,12 @@ def command(
         check_output(output)
     if plot:
         check_plot(plot)
+    keys = {"energy_key": energy_key, "forces_key": forces_key, "stress_key": stress_key, "virials_key": virials_key}
+    units_given = {"length_unit": length_unit, "energy_unit": energy_unit}
+    if model is not None and evaluate_if_property(
+        model, data, batch_size, output, plot, device, dtype, json, refused={"head": head, **keys, **units_given}
+    ):
+        return
     units = data_units(length_unit, energy_unit, [data])
     labelled = read_labelled(data, LabelKeys(energy_key, forces_key, stress_key, virials_key), units=units)
     calculator = make_calculator(model, _all_elements(labelled), device=device, dtype=dtype, head=head)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mlip.potential import Potential
+    from mlip.property_model import PropertyModel
 
 
 def command(model: str, head: str | None = None, json: bool = False) -> None:
@@ -20,10 +21,15 @@ def command(model: str, head: str | None = None, json: bool = False) -> None:
         head: which head of a model of several the energies are of
         json: print everything as JSON on stdout
     """
+    from mlip.property_model import PropertyModel
     from mlip.zoo import load, model_path
 
     path = model_path(model)
-    facts = describe(load(path, head=head), path)
+    loaded = load(path, head=head)
+    if isinstance(loaded, PropertyModel):
+        _show_property(model, describe_property(loaded, path), json)
+        return
+    facts = describe(loaded, path)
     if json:
         print_json(facts)
         return
@@ -66,6 +72,42 @@ def describe(potential: Potential, path: Path) -> dict[str, Any]:
         "hyperparameters": potential.model.hyperparameters,
         "metadata": potential.metadata,
     }
+
+
+def describe_property(model: PropertyModel, path: Path) -> dict[str, Any]:
+    """All that the weights file of a property model says."""
+    from ase.data import chemical_symbols
+
+    learned = model.learned
+    return {
+        "file": str(path),
+        "size_bytes": path.stat().st_size,
+        "predicts": learned.name,
+        "unit": learned.unit,
+        "readout": learned.readout,
+        "architecture": type(model.model).__name__,
+        "elements": [chemical_symbols[z] for z in model.elements],
+        "cutoff": model.cutoff,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "scale": model.scale,
+        "shifts": {chemical_symbols[z]: shift for z, shift in model.shifts.items()},
+        "hyperparameters": model.model.hyperparameters,
+        "metadata": model.metadata,
+    }
+
+
+def _show_property(model: str, facts: dict[str, Any], json: bool) -> None:
+    if json:
+        print_json(facts)
+        return
+    out = console()
+    shown = [(name, _text(value)) for name, value in facts.items() if name not in ("hyperparameters", "metadata")]
+    out.print(table(model, ("", "value"), shown))
+    for part in ("hyperparameters", "metadata"):
+        rows = [(name, _text(value)) for name, value in facts[part].items() if name not in facts]
+        if rows:
+            out.print(table(part, ("", "value"), rows))
 
 
 def _text(value: Any) -> str:

@@ -25,8 +25,9 @@ _REASONS = {
     "the mean over the training set is the default; a number is given with --avg_num_neighbors": (
         "compute_avg_num_neighbors"
     ),
+    "dipole moments are learned with --target dipole, by a model of their own": "compute_atomic_dipole dipole_key",
     "potentials give energies, forces and stresses only": (
-        "compute_polarizability compute_atomic_dipole dipole_key polarizability_key charges_key dipole_weight "
+        "compute_polarizability polarizability_key charges_key dipole_weight "
         "polarizability_weight swa_dipole_weight stage_two_dipole_weight swa_polarizability_weight "
         "stage_two_polarizability_weight elec_temp_key total_spin_key total_charge_key embedding_specs "
         "use_embedding_readout les_arguments"

@@ -31,6 +31,9 @@ class Labels(NamedTuple):
     energy_weight: Tensor  # (B,) float64, weight of the structure x of its label, zero without label
     forces_weight: Tensor  # (B,)
     stress_weight: Tensor  # (B,)
+    value: Tensor  # (B, size) float64, of a property in its unit
+    value_weight: Tensor  # (B,)
+    charge: Tensor  # (B,) float64, e
 
 
 class LabelledBatch(NamedTuple):
@@ -101,6 +104,7 @@ def _labels(structures: Sequence[LabelledStructure]) -> Labels:
         return torch.tensor([s.label_weight(name) for s in structures], dtype=torch.float64)
 
     forces = [np.zeros((len(s.atoms), 3)) if s.forces is None else s.forces for s in structures]
+    values = [np.zeros(1) if s.value is None else s.value for s in structures]
     stresses = [np.zeros((3, 3)) if s.stress is None else s.stress for s in structures]
     return Labels(
         energy=torch.tensor([s.energy or 0.0 for s in structures], dtype=torch.float64),
@@ -109,6 +113,9 @@ def _labels(structures: Sequence[LabelledStructure]) -> Labels:
         energy_weight=weights("energy"),
         forces_weight=weights("forces"),
         stress_weight=weights("stress"),
+        value=torch.from_numpy(np.array(values)),
+        value_weight=weights("value"),
+        charge=torch.tensor([s.charge for s in structures], dtype=torch.float64),
     )
 
 

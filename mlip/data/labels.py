@@ -49,6 +49,8 @@ class LabelledStructure:
     group: str = ""
     index: int = 0  # place in the file, for errors
     weights: LabelWeights = LabelWeights()  # of the labels, beside that of the structure
+    value: NDArray[np.float64] | None = None  # (1,) or (3,), what a property model learns, in its unit
+    charge: float = 0.0  # of the whole structure in e, for dipoles
 
     @property
     def is_isolated_atom(self) -> bool:
@@ -121,7 +123,7 @@ def label_structures(
         names = ", ".join(f"REF_{name}" for name in KEYS)
         raise DataError(
             f"{source}: no structure has a label under {names} or {', '.join(KEYS)}; present are "
-            f"{_present(structures)}. Name the right ones with --energy_key, --forces_key, --stress_key, --virials_key"
+            f"{present(structures)}. Name the right ones with --energy_key, --forces_key, --stress_key, --virials_key"
             + (f" ({ignored} stresses of structures not periodic in three dimensions are none)" if ignored else "")
         )
     return LabelledData(labelled, found, source, counts, ignored)
@@ -142,7 +144,7 @@ def _find_key(structures: Sequence[Atoms], name: str, wanted: str | None, source
             return key
     if wanted and is_needed:
         raise DataError(
-            f"{source}: no structure has the {name} key {wanted!r} (--{name}_key); present are {_present(structures)}"
+            f"{source}: no structure has the {name} key {wanted!r} (--{name}_key); present are {present(structures)}"
         )
     return None
 
@@ -165,8 +167,25 @@ def _has_stress(atoms: Atoms, keys: LabelKeys) -> bool:
 
 def _check_fresh(atoms: Atoms, keys: LabelKeys, where: str) -> None:
     """Refuse labels from a calculator that computed them for something else."""
+    if not results_are_old(atoms):
+        return
+    for name in KEYS:
+        key = getattr(keys, name)
+        stored = key in (atoms.arrays if name == "forces" else atoms.info)
+        if not stored and _value(atoms, name, key) is not None:
+            raise DataError(f"{where}: {OLD_RESULTS}")
+
+
+OLD_RESULTS = (
+    "the calculator holds results of other positions or another cell (it is shared, or the structure was changed "
+    "since); store the labels in info and arrays, as REF_energy and so on"
+)
+
+
+def results_are_old(atoms: Atoms) -> bool:
+    """Whether the calculator's results are of something else than the atoms as they are now."""
     computed = getattr(atoms.calc, "atoms", None)
-    if computed is None or all(
+    return computed is not None and not all(
         np.array_equal(a, b)
         for a, b in (
             (computed.positions, atoms.positions),
@@ -174,19 +193,10 @@ def _check_fresh(atoms: Atoms, keys: LabelKeys, where: str) -> None:
             (computed.cell.array, atoms.cell.array),
             (computed.pbc, atoms.pbc),
         )
-    ):
-        return
-    for name in KEYS:
-        key = getattr(keys, name)
-        stored = key in (atoms.arrays if name == "forces" else atoms.info)
-        if not stored and _value(atoms, name, key) is not None:
-            raise DataError(
-                f"{where}: the calculator holds results of other positions or another cell (it is shared, or the "
-                "structure was changed since); store the labels in info and arrays, as REF_energy and so on"
-            )
+    )
 
 
-def _present(structures: Sequence[Atoms]) -> str:
+def present(structures: Sequence[Atoms]) -> str:
     counts: Counter[str] = Counter()
     for atoms in structures:
         results = getattr(atoms.calc, "results", {}) if atoms.calc is not None else {}
@@ -199,7 +209,7 @@ def _label(atoms: Atoms, keys: LabelKeys, index: int, source: str) -> LabelledSt
     if atoms.calc is not None:
         _check_fresh(atoms, keys, where)
     values = {name: _value(atoms, name, getattr(keys, name)) for name in KEYS}
-    arrays = {name: _as_array(value, f"{where}: {name}") for name, value in values.items() if value is not None}
+    arrays = {name: as_array(value, f"{where}: {name}") for name, value in values.items() if value is not None}
     energy, forces, stress, virials = (arrays.get(name) for name in KEYS)
     if energy is not None and energy.size != 1:
         raise DataError(f"{where}: the energy has shape {energy.shape}; expected one number in eV")
@@ -222,7 +232,7 @@ def _label(atoms: Atoms, keys: LabelKeys, index: int, source: str) -> LabelledSt
     )
 
 
-def _as_array(value: Any, what: str) -> NDArray[np.float64]:
+def as_array(value: Any, what: str) -> NDArray[np.float64]:
     try:
         array = np.asarray(value)
         if array.dtype == bool:  # a key without a value reads as True

@@ -1,4 +1,4 @@
-"""Structures from files: usual extended xyz and n2p2's data by our own readers, anything else by ASE's."""
+"""Structures from files: usual extended xyz, npz and n2p2's data by our own readers, anything else by ASE's."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from ase import Atoms
 
 from mlip.data.extxyz import Unusual, read_frames
 from mlip.data.n2p2 import Units, is_n2p2_data, read_n2p2_data
+from mlip.data.npz import read_npz
 from mlip.errors import DataError
 
 _EXTXYZ = (".xyz", ".extxyz")
@@ -44,6 +45,8 @@ def read_structures(path: str | Path, units: Units | None = None) -> list[Atoms]
 def _read(file: Path) -> list[Atoms]:
     from ase.io import read
 
+    if file.suffix == ".npz":
+        return read_npz(file).structures
     if file.suffix not in _EXTXYZ:
         return list(read(file, index=":"))
     text = file.read_text()

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
+from numpy.typing import NDArray
 
 from mlip.data.labels import LabelKeys, LabelledStructure, read_labelled
 from mlip.data.n2p2 import Units
@@ -178,16 +179,28 @@ def _average(training: Sequence[LabelledStructure], elements: Sequence[int]) -> 
     with_energy = [s for s in training if s.energy is not None]
     if not with_energy:
         raise DataError("--E0s average needs energies, and no training structure has one")
-    counts = np.array([[np.count_nonzero(s.atoms.numbers == z) for z in elements] for s in with_energy], dtype=float)
-    energies = np.array([s.energy for s in with_energy])
-    solution, _, rank, _ = np.linalg.lstsq(counts, energies, rcond=None)
-    unseen = [z for z, column in zip(elements, counts.T, strict=True) if not column.any()]
+    seen = {int(z) for s in with_energy for z in s.atoms.numbers}
+    unseen = [z for z in elements if z not in seen]
     if unseen:
         raise DataError(f"--E0s average: no structure with {_symbols(unseen)} has an energy; give --E0s")
+    solution, rank = least_squares(with_energy, np.array([s.energy for s in with_energy]), elements)
     origin = f"least squares over {len(with_energy)} energies"
     if rank < len(elements):
         origin += (
             f" (the compositions fix only {rank} of {len(elements)} of them: the solution of smallest norm; "
             "the model can't know energies of other compositions)"
         )
-    return ReferenceEnergies({z: float(e) for z, e in zip(elements, solution, strict=True)}, origin)
+    return ReferenceEnergies(solution, origin)
+
+
+def least_squares(
+    structures: Sequence[LabelledStructure], values: NDArray[np.float64], elements: Sequence[int]
+) -> tuple[dict[int, float], int]:
+    """Numbers by element whose sums over the atoms come closest to the structures' values, of minimal norm.
+
+    Returns:
+        The numbers, and how many of them the compositions determine.
+    """
+    counts = np.array([[np.count_nonzero(s.atoms.numbers == z) for z in elements] for s in structures], dtype=float)
+    solution, _, rank, _ = np.linalg.lstsq(counts, values, rcond=None)
+    return {z: float(e) for z, e in zip(elements, solution, strict=True)}, int(rank)

@@ -26,6 +26,7 @@ class LabelWeights(NamedTuple):
     energy: float = 1.0
     forces: float = 1.0
     stress: float = 1.0
+    value: float = 1.0
 
 
 def structure_weight(info: Mapping[str, Any], where: str) -> float:

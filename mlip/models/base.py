@@ -20,8 +20,9 @@ from mlip.graph import AtomGraph
 class AtomOutputs(NamedTuple):
     """A network's answer per atom, in its own scale."""
 
-    energy: Tensor  # (N,)
+    energy: Tensor  # (N,), of a property model the part of the property, or the charge
     features: Tensor | None = None  # (N, F), invariant descriptors
+    dipole: Tensor | None = None  # (N, 3), turning with the structure
     extrapolations: Tensor | None = None  # (N,), as `EnergyModel.extrapolations` counts them
 
 

@@ -13,7 +13,14 @@ from torch import nn
 from mlip.errors import InputError
 from mlip.graph import AtomGraph
 from mlip.models.base import AtomOutputs, EnergyModel
-from mlip.models.dimenet_blocks import BilinearInteraction, Embedding, HadamardInteraction, Output, SphericalBasis
+from mlip.models.dimenet_blocks import (
+    BilinearInteraction,
+    Embedding,
+    HadamardInteraction,
+    Output,
+    SphericalBasis,
+    VectorOutput,
+)
 from mlip.nn.edge_triplets import edge_triplets
 from mlip.nn.spherical_basis import RadialBasis
 
@@ -55,24 +62,33 @@ class DirectionalModel(EnergyModel, ABC):
         self.spherical = SphericalBasis(given["num_spherical"], num_radial, exponent, faithful, angle == "center")
         self.embedding = Embedding(len(self.elements), num_radial, given["hidden_channels"], faithful)
         self.interactions, self.outputs = nn.ModuleList(interactions), nn.ModuleList(outputs)
+        count = len(self.outputs) if given["vectors"] else 0
+        self.vectors = nn.ModuleList(VectorOutput(num_radial, given["hidden_channels"]) for _ in range(count))
 
     def forward(self, graph: AtomGraph, head: int = 0) -> AtomOutputs:
         species = self.species(graph.numbers)
         graph = graph.within(self.cutoff)  # of a longer list there would be far more triplets
         vectors = graph.edge_vectors().to(self.dtype)
-        x = vectors.norm(dim=1) / self.cutoff
+        lengths = vectors.norm(dim=1)
+        x = lengths / self.cutoff
         triplets = edge_triplets(graph.edge_index, graph.edge_shift, len(species))
         radial = self.radial(x)
         spherical = self.spherical(x, vectors, triplets)
 
         messages = self.embedding(species[graph.edge_index], radial)
-        found = [self.outputs[0](messages, radial, graph.edge_index[0], len(species), head)]
-        for interaction, output in zip(self.interactions, list(self.outputs)[1:], strict=True):
-            messages = interaction(messages, radial, spherical, triplets)
-            found.append(output(messages, radial, graph.edge_index[0], len(species), head))
+        all_messages = [messages]
+        for interaction in self.interactions:
+            all_messages.append(interaction(all_messages[-1], radial, spherical, triplets))
 
+        center, n = graph.edge_index[0], len(species)
+        found = [output(m, radial, center, n, head) for output, m in zip(self.outputs, all_messages, strict=True)]
         energies, features = zip(*found, strict=True)
-        return AtomOutputs(torch.stack(energies).double().sum(dim=0), torch.cat(features, dim=1))
+        dipole = None
+        if len(self.vectors):
+            directions = vectors / lengths.unsqueeze(1)
+            pairs = zip(self.vectors, all_messages, strict=True)
+            dipole = torch.stack([vector(m, radial, directions, center, n) for vector, m in pairs]).sum(dim=0)
+        return AtomOutputs(torch.stack(energies).double().sum(dim=0), torch.cat(features, dim=1), dipole)
 
 
 class DimeNet(DirectionalModel):
@@ -92,6 +108,7 @@ class DimeNet(DirectionalModel):
         num_output_layers: hidden layers of each output.
         faithful: with the faults of the published code, for weights trained with it (`DirectionalModel`).
         heads: names of the energies to learn at once, such as levels of theory.
+        vectors: also a vector at each atom, for dipole moments.
     """
 
     def __init__(
@@ -109,6 +126,7 @@ class DimeNet(DirectionalModel):
         num_output_layers: int = 3,
         faithful: bool = False,
         heads: Sequence[str] = ("default",),
+        vectors: bool = False,
     ) -> None:
         given = _plain({name: value for name, value in locals().items() if name not in ("self", "__class__")})
         residuals = num_before_skip, num_after_skip
@@ -127,7 +145,7 @@ class DimeNetPlusPlus(DirectionalModel):
 
     Args:
         elements, cutoff, hidden_channels, num_blocks, num_spherical, num_radial, envelope_exponent, num_before_skip,
-            num_after_skip, num_output_layers, faithful, heads: as in `DimeNet`.
+            num_after_skip, num_output_layers, faithful, heads, vectors: as in `DimeNet`.
         int_emb_size: size of the messages in the sum over triplets.
         basis_emb_size: size of the bases between their two linear maps.
         out_emb_channels: width of the outputs' hidden layers.
@@ -150,6 +168,7 @@ class DimeNetPlusPlus(DirectionalModel):
         num_output_layers: int = 3,
         faithful: bool = False,
         heads: Sequence[str] = ("default",),
+        vectors: bool = False,
     ) -> None:
         given = _plain({name: value for name, value in locals().items() if name not in ("self", "__class__")})
         embedded, residuals = (basis_emb_size, int_emb_size), (num_before_skip, num_after_skip)

@@ -169,6 +169,26 @@ def _two_linear(fan_in: int, between: int, fan_out: int) -> nn.Sequential:
     return nn.Sequential(dense(fan_in, between, bias=False), dense(between, fan_out, bias=False))
 
 
+class VectorOutput(nn.Module):
+    """From the messages to a vector at each atom: Σ_j s_ij r_ij/|r_ij|, of scalars s_ij = (W e_RBF) · σ(W' m_ij + b).
+
+    It turns with the structure, and each s_ij vanishes at the cutoff as smoothly as the radial basis.
+
+    Args:
+        num_radial, channels: sizes of radial basis and messages.
+    """
+
+    def __init__(self, num_radial: int, channels: int) -> None:
+        super().__init__()
+        self.radial = dense(num_radial, channels, bias=False)
+        self.hidden = dense(channels, channels)
+
+    def forward(self, m: Tensor, radial: Tensor, directions: Tensor, center: Tensor, num_atoms: int) -> Tensor:
+        """Messages (E, H), radial basis (E, R), unit vectors to neighbors (E, 3) and centers (E,) to vectors (N, 3)."""
+        strength = (self.radial(radial) * silu(self.hidden(m))).sum(dim=1, keepdim=True) / math.sqrt(m.shape[1])
+        return segment_sum(strength * directions, center, num_atoms)
+
+
 class Output(nn.Module):
     """From the messages to the atoms: a sum over the neighbors weighted by the radial basis, then a perceptron.
 

@@ -230,7 +230,7 @@ class HDNNP(EnergyModel):
             scaled = self.scaling[k](values).to(self.dtype)
             energy = energy.index_add(0, atoms, self.network(k)(scaled).squeeze(1).to(torch.float64))
             features = features.index_add(0, atoms, nn.functional.pad(scaled, (0, width - scaled.shape[1])))
-        return AtomOutputs(energy, features, extrapolations)
+        return AtomOutputs(energy, features, extrapolations=extrapolations)
 
     @property
     def has_training_range(self) -> bool:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
+from mlip.data.batches import LabelledBatch
 from mlip.errors import InputError
 from mlip.importers.n2p2_settings import FUNCTION, Settings, symmetry_function
 from mlip.models.base import EnergyModel
@@ -20,7 +21,6 @@ from mlip.models.mace_layer import INTERACTIONS
 from mlip.nn.symmetry_functions import SymmetryFunction
 from mlip.training.choose_functions import Progress, choose_functions
 from mlip.training.config import TrainingConfig
-from mlip.training.data import TrainingData
 from mlip.training.function_scaling import scale_functions
 from mlip.training.model_options import widths
 from mlip.units import atomic_units
@@ -32,21 +32,30 @@ KINDS = {name: kind for kind, name in INTERACTIONS.items()}
 Shown = Callable[[str], AbstractContextManager[Progress]]
 
 
-def build_model(config: TrainingConfig, data: TrainingData, shown: Shown) -> EnergyModel:
+class Blueprint(NamedTuple):
+    """What a network depends on beside the options."""
+
+    elements: tuple[int, ...]  # atomic numbers
+    avg_num_neighbors: float  # within the cutoff, over the training set
+    samples: Sequence[LabelledBatch]  # the training set, one structure each
+    vectors: bool = False  # each atom has a vector too, for dipole moments, where the architecture has them
+
+
+def build_model(config: TrainingConfig, blueprint: Blueprint, shown: Shown) -> EnergyModel:
     """The untrained network, its weights drawn with the seed, in float32.
 
     Args:
         config: of the run.
-        data: of the run.
+        blueprint: what its data and its purpose ask for.
         shown: how work that takes long is shown.
     """
-    return BUILDERS[config.model](config, data, shown)
+    return BUILDERS[config.model](config, blueprint, shown)
 
 
-def _mace(config: TrainingConfig, data: TrainingData, shown: Shown) -> EnergyModel:
+def _mace(config: TrainingConfig, blueprint: Blueprint, shown: Shown) -> EnergyModel:
     torch.manual_seed(config.seed)
     return MACE(
-        elements=tuple(data.reference.E0s),
+        elements=blueprint.elements,
         cutoff=config.r_max,
         hidden_irreps=config.feature_irreps(),
         l_max=config.max_ell,
@@ -55,7 +64,7 @@ def _mace(config: TrainingConfig, data: TrainingData, shown: Shown) -> EnergyMod
         num_bessel=_given(config.num_radial_basis),
         num_polynomial_cutoff=config.num_cutoff_basis,
         radial_mlp=widths("radial_MLP", config.radial_MLP or ""),
-        avg_num_neighbors=config.avg_num_neighbors or max(data.statistics.avg_num_neighbors, 1.0),
+        avg_num_neighbors=config.avg_num_neighbors or max(blueprint.avg_num_neighbors, 1.0),
         mlp_irreps=config.MLP_irreps,
         interaction=KINDS[config.interaction],
         interaction_first=KINDS[config.first_interaction()],
@@ -66,25 +75,25 @@ def _mace(config: TrainingConfig, data: TrainingData, shown: Shown) -> EnergyMod
     )
 
 
-def _dimenet(config: TrainingConfig, data: TrainingData, shown: Shown) -> EnergyModel:
+def _dimenet(config: TrainingConfig, blueprint: Blueprint, shown: Shown) -> EnergyModel:
     torch.manual_seed(config.seed)
-    return DimeNet(num_bilinear=_given(config.num_bilinear), **_common(config, data))
+    return DimeNet(num_bilinear=_given(config.num_bilinear), **_common(config, blueprint))
 
 
-def _dimenet_plus_plus(config: TrainingConfig, data: TrainingData, shown: Shown) -> EnergyModel:
+def _dimenet_plus_plus(config: TrainingConfig, blueprint: Blueprint, shown: Shown) -> EnergyModel:
     torch.manual_seed(config.seed)
     return DimeNetPlusPlus(
         int_emb_size=_given(config.int_emb_size),
         basis_emb_size=_given(config.basis_emb_size),
         out_emb_channels=_given(config.out_emb_channels),
-        **_common(config, data),
+        **_common(config, blueprint),
     )
 
 
-def _common(config: TrainingConfig, data: TrainingData) -> dict[str, Any]:
+def _common(config: TrainingConfig, blueprint: Blueprint) -> dict[str, Any]:
     """Arguments that both networks have."""
     return {
-        "elements": tuple(data.reference.E0s),
+        "elements": blueprint.elements,
         "cutoff": config.r_max,
         "hidden_channels": config.num_channels,
         "num_blocks": config.num_interactions,
@@ -94,11 +103,12 @@ def _common(config: TrainingConfig, data: TrainingData) -> dict[str, Any]:
         "num_before_skip": config.num_before_skip,
         "num_after_skip": config.num_after_skip,
         "num_output_layers": config.num_output_layers,
+        "vectors": blueprint.vectors,
     }
 
 
-def _hdnnp(config: TrainingConfig, data: TrainingData, shown: Shown) -> EnergyModel:
-    elements, samples = tuple(data.reference.E0s), data.sets["train"].samples
+def _hdnnp(config: TrainingConfig, blueprint: Blueprint, shown: Shown) -> EnergyModel:
+    elements, samples = blueprint.elements, blueprint.samples
     cutoff_function = config.cutoff_function or ""
     if config.symmetry_functions is None:
         with shown("symmetry functions") as progress:
@@ -163,7 +173,7 @@ def _given(value: int | None) -> int:
     return value
 
 
-BUILDERS: dict[str, Callable[[TrainingConfig, TrainingData, Shown], EnergyModel]] = {
+BUILDERS: dict[str, Callable[[TrainingConfig, Blueprint, Shown], EnergyModel]] = {
     "MACE": _mace,
     "ScaleShiftMACE": _mace,
     "HDNNP": _hdnnp,

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from mlip.errors import InputError
 from mlip.training.model_options import Activation, CutoffName, Interaction, Model, belongs, model_defaults, widths
 from mlip.training.option_checks import check_options
+from mlip.training.property_options import check_target
 
 #: Options that say where and how to run, not what to train.
 _LOCAL = frozenset(
@@ -35,14 +36,15 @@ def is_file_option(name: str) -> bool:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Train a potential on structures labelled with energies, forces and stresses.
+    """Train a potential on structures labelled with energies, forces and stresses, or a model of another property.
 
     Writes into the work folder: NAME.safetensors (the potential: EMA weights of the best validation), NAME_report.html,
     the log NAME_log.jsonl and NAME_log.csv, NAME_checkpoint.pt (for --restart_latest), NAME_learning_curve.png and
     NAME_parity.png.
 
     Args:
-        train_file: structures to train on, extended xyz, n2p2's input.data, or any other format that ASE reads
+        train_file: structures to train on, extended xyz, npz (docs/training.md), n2p2's input.data, or any other format
+            that ASE reads
         valid_file: structures to validate on; without it a random part of the training file is used
         test_file: structures for the final table of errors only
         valid_fraction: part of the training file that validates when there is no valid_file
@@ -54,6 +56,12 @@ class TrainingConfig:
         stress_key: name of the stresses (eV/Å³, positive under tension) in the files; default REF_stress, else stress
         virials_key: name of the virials (eV, mace's sign: -volume times the stress) in the files; default REF_virials,
             else virials; they become stresses
+        target: name of a property of whole structures to learn instead of energies, such as mu, alpha or dipole, as the
+            info of the structures has it
+        readout: how the target comes from the atoms, their sum or mean, or the dipole of their charges and atomic
+            dipoles (a vector) or its length (dipole_norm); default dipole for dipole, dipole_norm for mu, else sum
+        target_unit: unit of the target in the files; default that of its name in the file (mu_D, gap_eV), else e·Å for
+            dipole and D for mu
         length_unit: of files of n2p2 (input.data, input.nn), which do not name it: Bohr or Angstrom; default Bohr
         energy_unit: likewise Hartree or eV; default Hartree. Of an input.data both are given or none
         config_type_weights: factors of the weights of structures by their config_type, such as
@@ -182,6 +190,9 @@ class TrainingConfig:
     forces_key: str | None = None
     stress_key: str | None = None
     virials_key: str | None = None
+    target: str | None = None
+    readout: Literal["sum", "mean", "dipole", "dipole_norm"] | None = None
+    target_unit: str | None = None
     length_unit: str | None = None
     energy_unit: str | None = None
     config_type_weights: str | dict[str, float] = '{"Default": 1.0}'
@@ -308,6 +319,7 @@ class TrainingConfig:
 
             object.__setattr__(self, "E0s", parse_E0s(self.E0s))
         check_options(self)
+        check_target(self)
         self._check_reporting()
 
     def _check_reporting(self) -> None:

@@ -33,19 +33,25 @@ class DataSet:
         return sum(getattr(s, name) is not None for s in self.structures)
 
 
-@dataclass(frozen=True)
-class TrainingData:
-    """Everything read from the files of a run."""
+@dataclass(frozen=True, kw_only=True)
+class RunData:
+    """What the data of every run has."""
 
     sets: dict[str, DataSet]  # train, valid, and test if there is one
+    sha256: dict[str, str]  # by option: train_file, valid_file, test_file, and E0s if it is a file
+    plan: BatchPlan  # how the training set becomes batches
+    remarks: tuple[str, ...] = ()  # what people should know, a line each
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData(RunData):
+    """Everything read from the files of a run that learns energies."""
+
     n_isolated: int
     reference: ReferenceEnergies
     statistics: Statistics
     properties: frozenset[str]  # what the loss is about
     keys: LabelKeys  # as found in the training file
-    sha256: dict[str, str]  # by option, of those that name files
-    plan: BatchPlan  # how the training set becomes batches
-    remarks: tuple[str, ...] = ()  # what people should know, a line each
 
 
 def load_data(config: TrainingConfig) -> TrainingData:
@@ -86,7 +92,7 @@ def load_data(config: TrainingConfig) -> TrainingData:
         statistics=described,
         properties=properties,
         keys=keys,
-        sha256={option: _sha256(path) for option, path in hashed.items()},
+        sha256={option: file_hash(path) for option, path in hashed.items()},
         plan=make_plan(sets["train"].samples, config.batch_size, config.batch_atoms, config.batch_edges),
         remarks=tuple(lines),
     )
@@ -129,7 +135,8 @@ def _parts(
     return parts, isolated
 
 
-def _sha256(path: str) -> str:
+def file_hash(path: str) -> str:
+    """SHA-256 of a file."""
     digest = hashlib.sha256()
     with open(path, "rb") as stream:
         while block := stream.read(1 << 20):

@@ -19,8 +19,9 @@ from mlip.units import EV_PER_A3_TO_GPA
 PLAIN_SECONDS = 60.0
 #: Work that takes longer shows a bar.
 BAR_AFTER = 2.0
-#: Validation errors of a record: key, letter, unit, factor from eV and Å.
-VALIDATION_ERRORS = (
+#: Validation errors of a record: key, letter or name, unit, factor from eV and Å.
+ShownError = tuple[str, str, str, float]
+VALIDATION_ERRORS: tuple[ShownError, ...] = (
     ("valid_energy_rmse", "E", "meV/atom", 1e3),
     ("valid_forces_rmse", "F", "meV/Å", 1e3),
     ("valid_stress_rmse", "S", "GPa", EV_PER_A3_TO_GPA),
@@ -61,8 +62,10 @@ def work_shown(console: Console, title: str) -> Iterator[Callable[[int, int], ob
 class Display:
     """Shows epochs, steps and validations on a console."""
 
-    def __init__(self, config: TrainingConfig, console: Console) -> None:
-        self.config, self.console = config, console
+    def __init__(
+        self, config: TrainingConfig, console: Console, errors: tuple[ShownError, ...] = VALIDATION_ERRORS
+    ) -> None:
+        self.config, self.console, self.errors = config, console, errors
         self.bar: Bar | None = None
         self._epoch, self._total, self._loss_sum, self._losses = 0, 0, 0.0, 0
         self._last_line = time.monotonic()
@@ -96,7 +99,7 @@ class Display:
     def validated(self, record: dict[str, Any], seconds_left: float, improved: bool) -> None:
         """After a validation."""
         self.stop()
-        self._print(validation_line(record, self.config, seconds_left, improved))
+        self._print(validation_line(record, self.config, seconds_left, improved, self.errors))
 
     def stop(self) -> None:
         """Take the bar away."""
@@ -109,12 +112,18 @@ class Display:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def validation_line(record: dict[str, Any], config: TrainingConfig, seconds_left: float, improved: bool) -> str:
+def validation_line(
+    record: dict[str, Any],
+    config: TrainingConfig,
+    seconds_left: float,
+    improved: bool,
+    errors: tuple[ShownError, ...] = VALIDATION_ERRORS,
+) -> str:
     """One line about an epoch with its validation; the star marks the best so far."""
     parts = [_epoch_of(record["epoch"], config), f"loss {record['loss']:<9.4g} valid {record['valid_loss']:<9.4g}"]
-    for key, letter, unit, factor in VALIDATION_ERRORS:
+    for key, letter, unit, factor in errors:
         if record.get(key) is not None:
-            parts.append(f"{letter} {record[key] * factor:5.4g} {unit}")
+            parts.append(f"{letter} {record[key] * factor:5.4g} {unit}".rstrip())
     parts.append(f"lr {record['lr']:<7.2g} {clock(record['seconds'])} gone, {clock(seconds_left)} left")
     return "  ".join(parts) + (" *" if improved else "")
 

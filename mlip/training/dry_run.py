@@ -18,11 +18,12 @@ from mlip.data.batches import LabelledBatch, collate_samples, training_loader, v
 from mlip.data.plan import BatchPlan
 from mlip.training import report
 from mlip.training.config import TrainingConfig
-from mlip.training.data import TrainingData, load_data
+from mlip.training.data import RunData
 from mlip.training.determinism import deterministic
 from mlip.training.display import work_shown
 from mlip.training.module import TrainingModule
-from mlip.training.setup import build_potential, device_of
+from mlip.training.setup import device_of
+from mlip.training.task import task_of
 
 #: Steps that are timed, after one that is not.
 STEPS = 3
@@ -63,17 +64,15 @@ def rehearse(config: TrainingConfig, console: Console | None = None) -> Estimate
     """
     console = console or report.quiet_console()
     with torch.random.fork_rng(devices=[]), deterministic(config.deterministic):
-        data = load_data(config)
-        potential = build_potential(config, data, partial(work_shown, console)).to(device_of(config))
-        console.print(report.data_table(data))
-        for line in report.describe(config, data, potential):
-            console.print(line)
-        estimate = _measure(config, data, TrainingModule.of_run(config, data, potential))
+        task = task_of(config, partial(work_shown, console))
+        for part in task.introduction():
+            console.print(part)
+        estimate = _measure(config, task.data, task.module())
     console.print(f"{estimate}\ndry run: nothing was trained or written")
     return estimate
 
 
-def _measure(config: TrainingConfig, data: TrainingData, module: TrainingModule) -> Estimate:
+def _measure(config: TrainingConfig, data: RunData, module: TrainingModule) -> Estimate:
     device = device_of(config)
     module.configure_optimizers()
     samples = data.sets["train"].samples
@@ -106,7 +105,7 @@ def _largest(samples: Sequence[LabelledBatch], plan: BatchPlan) -> LabelledBatch
 def _step(module: TrainingModule, batch: LabelledBatch) -> None:
     """A training step without the bookkeeping of a run."""
     module.optimizer.zero_grad()
-    loss = module.loss(batch, module.potential(batch.graph, **module.wanted, training=True))
+    loss = module.loss(batch, module.answer(batch, training=True))
     module.backward(loss)
     module.configure_gradient_clipping()
     module.optimizer.step()

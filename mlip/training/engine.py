@@ -15,7 +15,6 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from rich.console import Console
 
 from mlip.data.batches import LabelledBatch
-from mlip.training.config import TrainingConfig
 from mlip.training.display import Display
 from mlip.training.logs import Logs
 from mlip.training.module import TrainingModule
@@ -28,9 +27,9 @@ CHECKPOINT_SECONDS = 600.0
 class Progress(L.Callback):
     """Reports and saves: shows the run on the console, logs validations, writes checkpoints, takes the time."""
 
-    def __init__(self, config: TrainingConfig, console: Console, logs: Logs, save: Callable[[], None]) -> None:
+    def __init__(self, module: TrainingModule, console: Console, logs: Logs, save: Callable[[], None]) -> None:
         self.logs, self.save = logs, save
-        self.display, self.timing = Display(config, console), Timing()
+        self.display, self.timing = Display(module.config, console, module.validation_errors), Timing()
         self.saved = ""  # what the last checkpoint of this process holds
         self._last_save = self._validation_started = time.monotonic()
 

@@ -20,13 +20,19 @@ from typing import Any, Protocol
 from mlip.checkpoint import write_atomically
 from mlip.errors import MissingDependencyError, MLIPError
 from mlip.training.config import TrainingConfig
-from mlip.training.display import VALIDATION_ERRORS
+from mlip.training.display import VALIDATION_ERRORS, ShownError
 
 Record = dict[str, Any]
 
 
 class Log(Protocol):
-    """One log."""
+    """One log.
+
+    Attributes:
+        errors: how the errors of a record are shown to people.
+    """
+
+    errors: tuple[ShownError, ...]
 
     def start(self, history: list[Record]) -> None:
         """Hold exactly these records."""
@@ -55,8 +61,9 @@ class Logs:
             _require("wandb", "--wandb")
             self.logs.append(WeightsAndBiases(config, continued))
 
-    def start(self, history: list[Record]) -> None:
+    def start(self, history: list[Record], errors: tuple[ShownError, ...] = VALIDATION_ERRORS) -> None:
         for log in self.logs:
+            log.errors = errors
             log.start(history)
 
     def append(self, record: Record) -> None:
@@ -82,6 +89,8 @@ def _require(package: str, option: str) -> None:
 class JsonLines:
     """One JSON object per line."""
 
+    errors = VALIDATION_ERRORS
+
     def __init__(self, path: Path) -> None:
         self.path = path
 
@@ -98,6 +107,8 @@ class JsonLines:
 
 class Csv:
     """One line per record under a header with the same names and units; a value that is not there is empty."""
+
+    errors = VALIDATION_ERRORS
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -133,18 +144,20 @@ class Csv:
         return buffer.getvalue()
 
 
-def scalars(record: Record) -> dict[str, float]:
+def scalars(record: Record, errors: tuple[ShownError, ...] = VALIDATION_ERRORS) -> dict[str, float]:
     """The values of a record in the units people read, by the names that TensorBoard and W&B show."""
     values = {"loss/train": record["loss"], "loss/valid": record["valid_loss"], "learning_rate": record["lr"]}
-    for key, _, unit, factor in VALIDATION_ERRORS:
+    for key, _, unit, factor in errors:
         if record.get(key) is not None:
-            name = key.removeprefix("valid_") + "_" + unit.replace("/", "_per_").replace("Å", "A")
-            values[f"valid/{name}"] = record[key] * factor
+            ending = "_" + unit.replace("/", "_per_").replace("Å", "A") if unit else ""
+            values[f"valid/{key.removeprefix('valid_')}{ending}"] = record[key] * factor
     return values
 
 
 class TensorBoard:
     """Event files in a folder of their own, written anew when a run is continued."""
+
+    errors = VALIDATION_ERRORS
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -165,7 +178,7 @@ class TensorBoard:
         self.writer.flush()
 
     def _add(self, record: Record, when: float) -> None:
-        for name, value in scalars(record).items():
+        for name, value in scalars(record, self.errors).items():
             self.writer.add_scalar(name, value, record["epoch"], walltime=when)
 
     def close(self, summary: Record) -> None:
@@ -175,6 +188,8 @@ class TensorBoard:
 
 class WeightsAndBiases:
     """A run on Weights & Biases with the epoch as its step; a continued run goes on under its old id."""
+
+    errors = VALIDATION_ERRORS
 
     def __init__(self, config: TrainingConfig, continued: bool) -> None:
         self.config, self.continued = config, continued
@@ -213,7 +228,7 @@ class WeightsAndBiases:
         return file.read_text().strip()
 
     def append(self, record: Record) -> None:
-        self.run.log(scalars(record), step=record["epoch"], commit=True)
+        self.run.log(scalars(record, self.errors), step=record["epoch"], commit=True)
 
     def close(self, summary: Record) -> None:
         if self.run is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import lightning as L
@@ -14,8 +14,10 @@ from torch import Tensor
 from mlip.data.batches import LabelledBatch
 from mlip.errors import MLIPError
 from mlip.potential import Potential
+from mlip.property_model import PropertyModel
 from mlip.training.config import TrainingConfig
 from mlip.training.data import TrainingData
+from mlip.training.display import VALIDATION_ERRORS, ShownError
 from mlip.training.ema import WeightAverage, cpu_copy
 from mlip.training.loss import make_loss
 from mlip.training.optimizer import make_optimizer
@@ -23,7 +25,7 @@ from mlip.training.schedule import Schedule
 from mlip.training.schedule_free import ScheduleFreeAdamW
 from mlip.training.stage_two import StageTwo
 from mlip.training.sums import clip_norm
-from mlip.training.validation import Best, ValidationSums
+from mlip.training.validation import Best, Sums, ValidationSums
 
 
 class TrainingModule(L.LightningModule):
@@ -36,15 +38,19 @@ class TrainingModule(L.LightningModule):
         steps_per_epoch: batches in an epoch.
     """
 
+    #: What the validation finds, as people are shown it.
+    validation_errors: tuple[ShownError, ...] = VALIDATION_ERRORS
+
     def __init__(
         self,
-        potential: Potential,
+        potential: Potential | PropertyModel,
         config: TrainingConfig,
         properties: frozenset[str],
         steps_per_epoch: int,
     ) -> None:
         super().__init__()
-        self.potential, self.loss, self.config = potential, make_loss(config), config
+        self.potential, self.config = potential, config
+        self.loss: Callable[[LabelledBatch, Any], Tensor] = make_loss(config)
         self.wanted = {"forces": "forces" in properties, "stress": "stress" in properties}
         self.total_steps = steps_per_epoch * config.max_num_epochs
         self.steps_per_epoch = steps_per_epoch
@@ -61,12 +67,19 @@ class TrainingModule(L.LightningModule):
         self._restored: dict[str, Any] | None = None
         self._losses: list[float] = []
         self._steps_before = 0
-        self._sums = ValidationSums()
+        self._sums = self._new_sums()
 
     @classmethod
     def of_run(cls, config: TrainingConfig, data: TrainingData, potential: Potential) -> TrainingModule:
         """The module of a run on its data."""
         return cls(potential, config, data.properties, data.plan.steps)
+
+    def answer(self, batch: LabelledBatch, training: bool = False) -> Any:
+        """What the model says of a batch, as the loss wants it."""
+        return self.potential(batch.graph, **self.wanted, training=training)
+
+    def _new_sums(self) -> Sums:
+        return ValidationSums()
 
     # -- optimization ------------------------------------------------------------------------------------------------
 
@@ -107,8 +120,7 @@ class TrainingModule(L.LightningModule):
         self.schedule.before_step(self.progress, self.epoch - 1)
 
     def training_step(self, batch: LabelledBatch, batch_idx: int) -> Tensor:
-        prediction = self.potential(batch.graph, **self.wanted, training=True)
-        loss = self.loss(batch, prediction)
+        loss = self.loss(batch, self.answer(batch, training=True))
         self._losses.append(self._finite(loss.item(), f"step {batch_idx + 1}"))
         return loss
 
@@ -158,14 +170,14 @@ class TrainingModule(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self._swap_average()
-        self._sums = ValidationSums()
+        self._sums = self._new_sums()
 
     def validation_step(self, batch: LabelledBatch, batch_idx: int) -> None:
         self.validate_batch(batch)
 
     def validate_batch(self, batch: LabelledBatch) -> None:
         """Add the errors on a batch to the sums of this validation."""
-        prediction = self.potential(batch.graph, **self.wanted)
+        prediction = self.answer(batch)
         loss = self.loss(batch, prediction)
         self._sums.add(batch, loss, prediction)
 
@@ -194,7 +206,7 @@ class TrainingModule(L.LightningModule):
     def _validate_equal_average(self) -> dict[str, Any]:
         """A second pass over the validation set, with the equal average of the second stage."""
         self.stage_two.average.swap()
-        self._sums = ValidationSums()
+        self._sums = self._new_sums()
         for batch in self.validation:
             self.validate_batch(batch.to(self.device))
         found = self._judge(self._sums.result())
@@ -308,8 +320,8 @@ class TrainingModule(L.LightningModule):
 
 
 @torch.no_grad()
-def load_weights(potential: Potential, weights: dict[str, Tensor]) -> None:
-    """Put weights by name into a potential."""
+def load_weights(potential: Potential | PropertyModel, weights: dict[str, Tensor]) -> None:
+    """Put weights by name into a model."""
     for name, parameter in potential.named_parameters():
         parameter.copy_(weights[name])
 

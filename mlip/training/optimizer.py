@@ -6,6 +6,7 @@ import torch
 
 from mlip.models import HDNNP, MACE, DimeNet, DimeNetPlusPlus, EnergyModel
 from mlip.potential import Potential
+from mlip.property_model import PropertyModel
 from mlip.training.config import TrainingConfig
 from mlip.training.schedule_free import ScheduleFreeAdamW
 from mlip.training.soap import SOAP
@@ -19,7 +20,7 @@ DECAYED: dict[type[EnergyModel], frozenset[str]] = {
 }
 
 
-def make_optimizer(potential: Potential, config: TrainingConfig) -> torch.optim.Optimizer:
+def make_optimizer(potential: Potential | PropertyModel, config: TrainingConfig) -> torch.optim.Optimizer:
     """The optimizer of a run, its state on the device of the weights."""
     decayed: list[torch.nn.Parameter] = []
     free: list[torch.nn.Parameter] = []

@@ -4,29 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from mlip.data.labels import LabelledStructure
 from mlip.data.predict import Predicted
+from mlip.training.display import ShownError
 from mlip.units import EV_PER_A3_TO_GPA
 
 Pairs = Sequence[tuple[LabelledStructure, Predicted]]
+#: Label with unit, and reference and predicted values (2, n) by set.
+Panels: TypeAlias = list[tuple[str, dict[str, np.ndarray]]]
 COLORS = {"train": "#9aa5b1", "valid": "#2f6db5", "test": "#d9822b"}
 
 
-def plot_learning_curve(history: Sequence[dict[str, Any]], path: Path) -> None:
+def plot_learning_curve(history: Sequence[dict[str, Any]], errors: Sequence[ShownError], path: Path) -> None:
     """Losses, validation errors and learning rate against the epoch."""
     from matplotlib.figure import Figure
 
     epochs = [r["epoch"] for r in history]
-    errors = [
-        ("energy", "meV/atom", 1e3),
-        ("forces", "meV/Å", 1e3),
-        ("stress", "GPa", EV_PER_A3_TO_GPA),
-    ]
-    shown = [e for e in errors if any(f"valid_{e[0]}_rmse" in r for r in history)]
+    shown = [error for error in errors if any(error[0] in record for record in history)]
     marker = "." if len(history) == 1 else ""  # one point makes no line
     figure = Figure(figsize=(3.6 * (len(shown) + 2), 3.2), layout="constrained")
     axes = figure.subplots(1, len(shown) + 2)
@@ -35,10 +33,11 @@ def plot_learning_curve(history: Sequence[dict[str, Any]], path: Path) -> None:
     axes[0].plot(epochs, valid, color=COLORS["valid"], marker=marker, label="validation")
     axes[0].set_ylabel("loss")
     axes[0].legend(frameon=False)
-    for axis, (name, unit, factor) in zip(axes[1:-1], shown, strict=True):
-        values = [factor * r.get(f"valid_{name}_rmse", float("nan")) for r in history]
+    for axis, (key, _, unit, factor) in zip(axes[1:-1], shown, strict=True):
+        values = [factor * r.get(key, float("nan")) for r in history]
         axis.plot(epochs, values, color=COLORS["valid"], marker=marker)
-        axis.set_ylabel(f"validation {name} RMSE / {unit}")
+        *words, measure = key.removeprefix("valid_").split("_")
+        axis.set_ylabel(f"validation {'_'.join(words)} {measure.upper()}" + (f" / {unit}" if unit else ""))
     axes[-1].plot(epochs, [r["lr"] for r in history], color=COLORS["train"], marker=marker)
     axes[-1].set_ylabel("learning rate")
     for axis in axes:
@@ -51,9 +50,13 @@ def plot_learning_curve(history: Sequence[dict[str, Any]], path: Path) -> None:
 
 def plot_parity(sets: Mapping[str, Pairs], path: Path) -> None:
     """Predicted against reference energies per atom, forces and stresses, one panel each."""
+    draw_panels(parity_panels(sets), path)
+
+
+def draw_panels(data: Panels, path: Path) -> None:
+    """Predicted against reference values, one panel each."""
     from matplotlib.figure import Figure
 
-    data = parity_panels(sets)
     figure = Figure(figsize=(4.2 * len(data), 4.0), layout="constrained")
     for axis, (label, by_set) in zip(figure.subplots(1, len(data), squeeze=False)[0], data, strict=True):
         for name, values in by_set.items():
@@ -69,7 +72,7 @@ def plot_parity(sets: Mapping[str, Pairs], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def parity_panels(sets: Mapping[str, Pairs]) -> list[tuple[str, dict[str, np.ndarray]]]:
+def parity_panels(sets: Mapping[str, Pairs]) -> Panels:
     """Label with unit and (2, n) reference and predicted values by set, of each property that any set has."""
     panels = (("energy / eV/atom", _energies), ("forces / eV/Å", _forces), ("stress / GPa", _stresses))
     data = [(label, {name: values(pairs) for name, pairs in sets.items()}) for label, values in panels]

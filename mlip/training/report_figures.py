@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlip.training.display import VALIDATION_ERRORS
-from mlip.training.plots import COLORS, parity_panels
+from mlip.training.display import VALIDATION_ERRORS, ShownError
+from mlip.training.plots import COLORS, Panels
 from mlip.training.report_numbers import Outcome, Pairs, energy_errors, force_component_errors
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ MAX_EPOCHS = 1000
 Sets = Mapping[str, Pairs]
 
 
-def learning_curves(outcome: Outcome) -> list[str]:
+def learning_curves(outcome: Outcome, errors: Sequence[ShownError] = VALIDATION_ERRORS) -> list[str]:
     """Losses, validation errors and learning rate against the epoch, best epoch and start of stage two marked."""
     from matplotlib.ticker import MaxNLocator
 
@@ -39,10 +39,11 @@ def learning_curves(outcome: Outcome) -> list[str]:
     panels: list[tuple[str, list[tuple[str, str, list[float]]]]] = [
         ("loss", [(key, name, [r[column] for r in history]) for key, name, column in _LOSSES])
     ]
-    for column, letter, unit, factor in VALIDATION_ERRORS:
+    for column, letter, unit, factor in errors:
         if any(column in record for record in history):
             values = [factor * record.get(column, float("nan")) for record in history]
-            panels.append((f"{_NAMES[letter]} RMSE / {unit}", [("valid", "validation", values)]))
+            named = f"{_NAMES[letter]} RMSE" if letter in _NAMES else letter
+            panels.append((f"{named} / {unit}" if unit else named, [("valid", "validation", values)]))
     panels.append(("learning rate", [("train", "", [record["lr"] for record in history])]))
     pictures = []
     for number, (label, curves) in enumerate(panels):
@@ -100,10 +101,10 @@ def _log_axis(axes: Axes, values: NDArray[np.float64]) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def parity(sets: Sets) -> list[str]:
-    """Predicted against reference energies per atom, forces, stresses."""
+def parity(panels: Panels) -> list[str]:
+    """Predicted against reference values."""
     pictures = []
-    for label, by_set in parity_panels(sets):
+    for label, by_set in panels:
         figure, axes = _figure(height=3.3)
         both = np.concatenate([values.ravel() for values in by_set.values()])
         margin = 0.04 * (both.max() - both.min()) or 1e-3

@@ -20,7 +20,7 @@ from mlip.data.weights import DEFAULT_GROUP
 from mlip.potential import Potential
 from mlip.training.architectures import in_words
 from mlip.training.config import TrainingConfig
-from mlip.training.data import TrainingData
+from mlip.training.data import RunData, TrainingData
 from mlip.training.display import clock
 from mlip.training.error_tables import columns_of, default_table, table_rows
 from mlip.training.report_numbers import (
@@ -65,23 +65,24 @@ def report_html(config: TrainingConfig, data: TrainingData, potential: Potential
         paragraph(f"{config.model} trained with mlip {mlip.__version__}, {date}", soft=True),
         _headline(outcome),
         section("Errors", _errors(config, outcome)),
-        section("Learning curves", figures(curves), _curve_note(outcome) if curves else ""),
+        section("Learning curves", figures(curves), curve_note(outcome) if curves else ""),
         section("Parity", figures(parities)),
         section("Distribution of the errors", figures(histograms), _quantiles(outcome)),
         section("Forces by element and config_type", columns(_by_element(outcome), _by_group(outcome))),
         section("Worst structures", *_worst(outcome)),
         section("Data", *_data(config, data)),
         section("Model", _model(config, data, potential)),
-        section("Time", _timing(data, outcome)),
-        section("To do it again", *_again(config, potential)),
+        section("Time", timing(data, outcome)),
+        section("To do it again", *again(config, potential.device)),
     ]
     return page(f"{config.name}: training report", "\n".join(parts))
 
 
 def _pictures(outcome: Outcome) -> tuple[list[str], list[str], list[str]]:
+    from mlip.training.plots import parity_panels
     from mlip.training.report_figures import histograms, learning_curves, parity
 
-    return learning_curves(outcome), parity(outcome.pairs), histograms(outcome.pairs)
+    return learning_curves(outcome), parity(parity_panels(outcome.pairs)), histograms(outcome.pairs)
 
 
 def _headline(outcome: Outcome) -> str:
@@ -117,7 +118,8 @@ def _more(n: int) -> str:
     return paragraph(f"and {n - MAX_ROWS} rows more", soft=True) if n > MAX_ROWS else ""
 
 
-def _curve_note(outcome: Outcome) -> str:
+def curve_note(outcome: Outcome) -> str:
+    """What the lines of the learning curves are."""
     text = (
         f"The dashed line is the best validation (epoch {outcome.best_epoch}), whose weights are the potential. "
         "The training loss is the mean over the steps of an epoch, during which the weights change."
@@ -193,10 +195,6 @@ def _data(config: TrainingConfig, data: TrainingData) -> list[str]:
         for name, part in data.sets.items()
         for c in count_by_group(part.structures)
     ]
-    files = [
-        (Path(source).name, Markup(f"<code>{escaped(data.sha256[option])}</code>"), used)
-        for option, source, used in _files(config, data)
-    ]
     keys = ", ".join(f"{name} = {key}" for name in PROPERTIES if (key := getattr(data.keys, name)))
     notes = f"Labels: {keys}. The loss is about {', '.join(p for p in PROPERTIES if p in data.properties)}."
     if data.n_isolated:
@@ -205,11 +203,20 @@ def _data(config: TrainingConfig, data: TrainingData) -> list[str]:
         table(["set", "config_type", "structures", "atoms", *PROPERTIES], counts[:MAX_ROWS]) + _more(len(counts)),
         paragraph(notes),
         *(paragraph(line) for line in data.remarks),
-        table(["file", "SHA-256", "used for"], files),
+        files_table(config, data),
     ]
 
 
-def _files(config: TrainingConfig, data: TrainingData) -> list[tuple[str, str, str]]:
+def files_table(config: TrainingConfig, data: RunData) -> str:
+    """The files, their hashes and what they were used for."""
+    files = [
+        (Path(source).name, Markup(f"<code>{escaped(data.sha256[option])}</code>"), used)
+        for option, source, used in _files(config, data)
+    ]
+    return table(["file", "SHA-256", "used for"], files)
+
+
+def _files(config: TrainingConfig, data: RunData) -> list[tuple[str, str, str]]:
     """Option, path and use of each file."""
     uses = {"train_file": "train" if config.valid_file else "train, valid", "valid_file": "valid", "test_file": "test"}
     return [(option, str(getattr(config, option)), uses.get(option, option)) for option in data.sha256]
@@ -231,25 +238,27 @@ def _model(config: TrainingConfig, data: TrainingData, potential: Potential) -> 
     return table(["", ""], rows)
 
 
-def _timing(data: TrainingData, outcome: Outcome) -> str:
-    timing = outcome.timing
+def timing(data: RunData, outcome: Outcome) -> str:
+    """Where the time of a run went."""
+    times = outcome.timing
     n_atoms = sum(len(s.atoms) for s in data.sets["train"].structures)
-    each = timing.validation / timing.validations if timing.validations else None
+    each = times.validation / times.validations if times.validations else None
     rows = [
-        ("training in all, restarts included", timing.total, "s"),
-        ("start-up of this process: data, neighbor lists, model", timing.start_up, "s"),
-        ("one epoch without validation", timing.seconds_per_epoch(n_atoms), "s"),
-        ("speed of training", timing.atoms_per_second, "atoms per second"),
+        ("training in all, restarts included", times.total, "s"),
+        ("start-up of this process: data, neighbor lists, model", times.start_up, "s"),
+        ("one epoch without validation", times.seconds_per_epoch(n_atoms), "s"),
+        ("speed of training", times.atoms_per_second, "atoms per second"),
         ("one validation", each, "s"),
-        ("final errors of all sets", timing.final_errors, "s"),
+        ("final errors of all sets", times.final_errors, "s"),
     ]
     return table(["", "", ""], rows)
 
 
-def _again(config: TrainingConfig, potential: Potential) -> list[str]:
+def again(config: TrainingConfig, device: torch.device) -> list[str]:
+    """The command, seed and versions."""
     versions = [("mlip", mlip.__version__), ("Python", platform.python_version()), ("torch", torch.__version__)]
     versions += [(name, importlib.metadata.version(name)) for name in ("lightning", "numpy", "ase", "e3nn")]
-    where = f"{potential.device}, threads: {torch.get_num_threads()}, {platform.machine()} {platform.system()}"
+    where = f"{device}, threads: {torch.get_num_threads()}, {platform.machine()} {platform.system()}"
     return [
         f"<pre>{_lines_of(config.command(portable=False))}</pre>",
         paragraph(f"Seed {config.seed}, {config.default_dtype}, on {where}."),

@@ -23,7 +23,7 @@ QUANTILES = (50, 90, 95, 99, 100)
 class Outcome:
     """What a run reached."""
 
-    pairs: dict[str, list[tuple[LabelledStructure, Predicted]]]  # by set
+    pairs: dict[str, list[tuple[LabelledStructure, Any]]]  # by set; of potentials with `Predicted`
     errors: dict[str, dict[str, float | int | None]]  # `Errors.as_dict` by set
     groups: dict[str, dict[str, dict[str, float | int | None]]]  # likewise by set and config_type
     history: list[dict[str, Any]]

@@ -10,7 +10,7 @@ from mlip.checkpoint import DTYPES
 from mlip.data.statistics import Statistics
 from mlip.errors import DataError, InputError
 from mlip.potential import Potential
-from mlip.training.architectures import Shown, build_model
+from mlip.training.architectures import Blueprint, Shown, build_model
 from mlip.training.config import TrainingConfig
 from mlip.training.data import TrainingData
 from mlip.training.display import work_unseen
@@ -27,7 +27,7 @@ def device_of(config: TrainingConfig) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
 
 
-def build_potential(config: TrainingConfig, data: TrainingData, shown: Shown | None = None) -> Potential:
+def build_potential(config: TrainingConfig, data: TrainingData, shown: Shown = work_unseen) -> Potential:
     """The untrained potential, its weights drawn with the seed.
 
     Args:
@@ -36,8 +36,8 @@ def build_potential(config: TrainingConfig, data: TrainingData, shown: Shown | N
         shown: how work that takes long is shown, not at all by default.
     """
     scale, shift = scale_and_shift(config, data.statistics)
-    model = build_model(config, data, shown or work_unseen)
-    potential = Potential(model, E0s=data.reference.E0s, scale=scale, shift=shift)
+    blueprint = Blueprint(tuple(data.reference.E0s), data.statistics.avg_num_neighbors, data.sets["train"].samples)
+    potential = Potential(build_model(config, blueprint, shown), E0s=data.reference.E0s, scale=scale, shift=shift)
     return potential.to(DTYPES[config.default_dtype])
 
 

@@ -14,25 +14,23 @@ import torch
 from rich.console import Console
 
 import mlip
-from mlip.data.batches import batches, training_loader, validation_loader
-from mlip.data.metrics import errors_by_group, errors_of
-from mlip.data.predict import Predicted, predict
+from mlip.data.batches import training_loader, validation_loader
 from mlip.errors import InputError, MLIPError
 from mlip.potential import Potential
+from mlip.property_model import PropertyModel
 from mlip.training import report
 from mlip.training.checkpointing import load_checkpoint, remove_leftovers, save_checkpoint
 from mlip.training.config import TrainingConfig
-from mlip.training.data import TrainingData, load_data
+from mlip.training.data import RunData
 from mlip.training.determinism import deterministic
 from mlip.training.display import work_shown
 from mlip.training.engine import Progress, fit
-from mlip.training.error_tables import default_table, error_table
 from mlip.training.logs import Logs
 from mlip.training.module import TrainingModule, load_weights
-from mlip.training.plots import plot_learning_curve, plot_parity
-from mlip.training.report_html import write_report
+from mlip.training.plots import plot_learning_curve
 from mlip.training.report_numbers import Outcome
-from mlip.training.setup import build_potential, device_of
+from mlip.training.setup import device_of
+from mlip.training.task import Errors, Groups, Task, task_of
 from mlip.training.timing import Timing
 
 
@@ -40,14 +38,14 @@ from mlip.training.timing import Timing
 class TrainingResult:
     """Outcome of a run."""
 
-    potential: Potential
+    potential: Potential | PropertyModel
     path: Path
     best_epoch: int
     epochs: int
     seconds: float
-    errors: dict[str, dict[str, float | int | None]]  # by set
+    errors: Errors  # by set
     history: list[dict[str, Any]]
-    groups: dict[str, dict[str, dict[str, float | int | None]]]  # the errors by set and config_type
+    groups: Groups  # the errors by set and config_type
     report: Path
 
     def as_dict(self) -> dict[str, Any]:
@@ -62,7 +60,7 @@ class TrainingResult:
 
 
 def train(config: TrainingConfig, console: Console | None = None) -> TrainingResult:
-    """Train a potential and write it with its logs, plots and report into the work folder.
+    """Train a potential, or a property model, and write it with its logs, plots and report into the work folder.
 
     Args:
         config: what to do.
@@ -93,24 +91,22 @@ def _train(config: TrainingConfig, console: Console) -> TrainingResult:
 
 def _run(config: TrainingConfig, logs: Logs, console: Console) -> TrainingResult:
     started = time.monotonic()
-    data = load_data(config)
-    potential = build_potential(config, data, partial(work_shown, console)).to(device_of(config))
-    console.print(report.data_table(data))
-    for line in report.describe(config, data, potential):
-        console.print(line)
-    module = TrainingModule.of_run(config, data, potential)
-    _start(config, data, module, console)
-    logs.start(module.history)
+    task = task_of(config, partial(work_shown, console))
+    for part in task.introduction():
+        console.print(part)
+    module = task.module()
+    _start(config, task.data, module, console)
+    logs.start(module.history, module.validation_errors)
     start_up = time.monotonic() - started
-    timing = _fit(config, data, module, logs, console)
+    timing = _fit(config, task.data, module, logs, console)
     timing.start_up, timing.total = start_up, module.elapsed
     if not module.best.weights:
         raise MLIPError(f"no validation in {module.elapsed:.0f} s; allow more --max_time or a smaller --eval_interval")
-    potential.to(device_of(config))
-    _save_first_stage(config, data, module)
-    load_weights(potential, module.best.weights)
-    potential.requires_grad_(False)
-    return _finish(config, data, module, timing, console)
+    task.model.to(device_of(config))
+    _save_first_stage(task, module)
+    load_weights(task.model, module.best.weights)
+    task.model.requires_grad_(False)
+    return _finish(task, module, timing, console)
 
 
 def _keep_earlier_run(config: TrainingConfig) -> None:
@@ -123,7 +119,7 @@ def _keep_earlier_run(config: TrainingConfig) -> None:
         )
 
 
-def _start(config: TrainingConfig, data: TrainingData, module: TrainingModule, console: Console) -> None:
+def _start(config: TrainingConfig, data: RunData, module: TrainingModule, console: Console) -> None:
     """Begin afresh, or continue from the latest checkpoint."""
     checkpoint = config.file("_checkpoint.pt")
     remove_leftovers(checkpoint)
@@ -145,7 +141,7 @@ def _remove_earlier_run(config: TrainingConfig) -> None:
             file.unlink(missing_ok=True)
 
 
-def _fit(config: TrainingConfig, data: TrainingData, module: TrainingModule, logs: Logs, console: Console) -> Timing:
+def _fit(config: TrainingConfig, data: RunData, module: TrainingModule, logs: Logs, console: Console) -> Timing:
     checkpoint = config.file("_checkpoint.pt")
     identity = {"config": config.as_dict(), "data": data.sha256}
 
@@ -159,7 +155,7 @@ def _fit(config: TrainingConfig, data: TrainingData, module: TrainingModule, log
     start = (module.first_epoch, len(module.first_losses))
     loader = training_loader(data.sets["train"].samples, data.plan, config.seed, *start, config.num_workers)
     validation = validation_loader(data.sets["valid"].samples, config.valid_batch_size)
-    progress = Progress(config, console, logs, save)
+    progress = Progress(module, console, logs, save)
     started = time.monotonic()
     try:
         fit(module, loader, validation, progress, device_of(config))
@@ -175,71 +171,49 @@ def _fit(config: TrainingConfig, data: TrainingData, module: TrainingModule, log
     return progress.timing
 
 
-def _save_first_stage(config: TrainingConfig, data: TrainingData, module: TrainingModule) -> None:
+def _save_first_stage(task: Task, module: TrainingModule) -> None:
     """Of a run in two stages, the best potential of the first one: NAME.safetensors, as in mace."""
     first = module.stage_two.first
     if first.weights:
         load_weights(module.potential, first.weights)
-        module.potential.metadata = _provenance(config, data, module, {}) | {"best_epoch": first.epoch, "stage": 1}
-        module.potential.save(config.file(".safetensors"))
+        task.model.metadata = _provenance(task, module, {}) | {"best_epoch": first.epoch, "stage": 1}
+        task.model.save(task.config.file(".safetensors"))
 
 
-def _finish(
-    config: TrainingConfig, data: TrainingData, module: TrainingModule, timing: Timing, console: Console
-) -> TrainingResult:
-    """Final errors, potential with provenance, plots, report."""
-    potential, path = module.potential, config.file(f"{'_stagetwo' * module.stage_two.is_on}.safetensors")
+def _finish(task: Task, module: TrainingModule, timing: Timing, console: Console) -> TrainingResult:
+    """Final errors, model with provenance, plots, report."""
+    config, model = task.config, task.model
+    path = config.file(f"{'_stagetwo' * module.stage_two.is_on}.safetensors")
     started = time.monotonic()
-    predicted = {  # with stresses wherever there are labels, trained or not
-        name: list(predict(potential, batches(part.samples, config.valid_batch_size), part.count("stress") > 0))
-        for name, part in data.sets.items()
-    }
+    pairs = task.predictions()
     timing.final_errors = time.monotonic() - started
-    errors, groups = _errors(data, predicted)
-    potential.metadata = _provenance(config, data, module, errors)
-    potential.save(path)
-    console.print(error_table(config.error_table or default_table(errors), errors, groups))
-    pairs = _paired(data, predicted)
+    errors, groups = task.errors(pairs)
+    model.metadata = _provenance(task, module, errors)
+    model.save(path)
+    console.print(task.error_table(errors, groups))
     if config.plot:
-        plot_learning_curve(module.history, config.file("_learning_curve.png"))
-        plot_parity(pairs, config.file("_parity.png"))
+        plot_learning_curve(module.history, module.validation_errors, config.file("_learning_curve.png"))
+        task.plot_parity(pairs, config.file("_parity.png"))
     epochs = max((r["epoch"] for r in module.history), default=0)
     outcome = Outcome(pairs, errors, groups, module.history, module.best.epoch, timing, module.stage_two.began)
-    written = write_report(config, data, potential, outcome, config.file("_report.html"))
+    written = task.write_report(outcome, config.file("_report.html"))
     console.print(
         f"{path}: weights of epoch {module.best.epoch} of {epochs}, {timing.total:.0f} s of training, "
         f"{timing.final_errors:.0f} s for the final errors\n{written}: the report"
     )
-    return TrainingResult(
-        potential, path, module.best.epoch, epochs, timing.total, errors, module.history, groups, written
-    )
+    return TrainingResult(model, path, module.best.epoch, epochs, timing.total, errors, module.history, groups, written)
 
 
-def _errors(data: TrainingData, predicted: dict[str, list[Predicted]]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Errors by set, and by set and `config_type`."""
-    errors, groups = {}, {}
-    for name, part in data.sets.items():
-        errors[name] = errors_of(part.structures, predicted[name]).as_dict()
-        by_group = errors_by_group(part.structures, predicted[name])
-        groups[name] = {group: values.as_dict() for group, values in by_group.items()}
-    return errors, groups
-
-
-def _paired(data: TrainingData, predicted: dict[str, list[Predicted]]) -> dict[str, Any]:
-    return {name: list(zip(part.structures, predicted[name], strict=True)) for name, part in data.sets.items()}
-
-
-def _provenance(
-    config: TrainingConfig, data: TrainingData, module: TrainingModule, errors: dict[str, dict[str, float | int | None]]
-) -> dict[str, Any]:
+def _provenance(task: Task, module: TrainingModule, errors: Errors) -> dict[str, Any]:
     """What a reader of the weights needs to know, or to train it again; file names without folders."""
+    config, data = task.config, task.data
     options = config.portable()
     return {
         "command": config.command(),
         "config": options,
         "data": {option: {"file": options[option], "sha256": sha} for option, sha in data.sha256.items()},
         "sets": {name: len(part.structures) for name, part in data.sets.items()},
-        "E0s_origin": data.reference.origin,
+        **task.provenance(),
         "errors": errors,
         "best_epoch": module.best.epoch,
         "training_seconds": round(module.elapsed, 1),

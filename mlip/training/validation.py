@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -24,11 +24,34 @@ class Best:
         return {"loss": self.loss, "epoch": self.epoch, "weights": self.weights}
 
 
-class ValidationSums:
-    """Loss and squared errors over the validation set; on the device, in float64, one transfer at the end."""
+class Sums(Protocol):
+    """What a validation adds up over its batches."""
+
+    def add(self, batch: LabelledBatch, loss: Tensor, prediction: Any) -> None:
+        """A batch, its loss and what the model says of it."""
+
+    def result(self) -> dict[str, float]:
+        """`valid_loss`, and errors by name."""
+        ...
+
+
+class Means:
+    """Means over a validation set; on the device, in float64, one transfer at the end."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
+
+    def _add(self, name: str, sum_: Tensor, count: Tensor | int) -> None:
+        pair = torch.stack([sum_.detach(), torch.as_tensor(count, dtype=torch.float64, device=sum_.device)])
+        self.sums[name] = self.sums[name] + pair if name in self.sums else pair
+
+    def means(self) -> dict[str, float]:
+        """By name, where anything was added."""
+        return {name: float(pair[0] / pair[1]) for name, pair in self.sums.items() if pair[1] > 0}
+
+
+class ValidationSums(Means):
+    """Loss and squared errors of energies, forces and stresses."""
 
     def add(self, batch: LabelledBatch, loss: Tensor, prediction: Any) -> None:
         graph, labels = batch
@@ -45,11 +68,7 @@ class ValidationSums:
             error = (prediction.stress - labels.stress)[known].double()
             self._add("stress", total(error.square()), 9 * known.sum())
 
-    def _add(self, name: str, sum_: Tensor, count: Tensor | int) -> None:
-        pair = torch.stack([sum_.detach(), torch.as_tensor(count, dtype=torch.float64, device=sum_.device)])
-        self.sums[name] = self.sums[name] + pair if name in self.sums else pair
-
     def result(self) -> dict[str, float]:
         """`valid_loss`, and root mean squared errors in eV/atom, eV/Å, eV/Å³ of what is labelled."""
-        means = {name: float(pair[0] / pair[1]) for name, pair in self.sums.items() if pair[1] > 0}
+        means = self.means()
         return {"valid_loss": means.pop("loss")} | {f"valid_{name}_rmse": mean**0.5 for name, mean in means.items()}

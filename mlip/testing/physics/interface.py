@@ -23,12 +23,12 @@ def check_save_and_load(potential: Potential, structures: Structures | None = No
 
     The value counts the structures that differ; cutoff, elements and dtype must be the same as well.
     """
-    from mlip.zoo import load
+    from mlip.zoo import load_potential
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
         potential.save(path)
-        loaded = load(path, device=str(potential.device))
+        loaded = load_potential(path, device=str(potential.device))
     names = ("cutoff", "elements", "dtype")
     # as a loaded one is: autograd's order of summation depends on what requires a gradient
     frozen = copy.deepcopy(potential).requires_grad_(False)
