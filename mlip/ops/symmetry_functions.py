@@ -78,7 +78,10 @@ def _backward_backward(ctx: Any, direction: Tensor) -> tuple[Tensor | None, ...]
 def _leads_somewhere(ctx: Any, k: int) -> bool:
     """Whether a backward pass goes on from the k-th argument: in training it leaves out positions (`inputs=`)."""
     node = ctx.next_functions[k][0]
-    return node is not None and torch._C._will_engine_execute_node(node)
+    try:
+        return node is not None and torch._C._will_engine_execute_node(node)
+    except RuntimeError:  # torch does not tell of leaves while it is in torch.autograd.grad
+        return True
 
 
 def _refuse(ctx: Any, *gradients: Tensor) -> None:
