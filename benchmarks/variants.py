@@ -9,6 +9,7 @@ Errors are those on TEST_FILE; time and memory are of energy and forces of a rat
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import json
 import statistics
@@ -49,6 +50,7 @@ def measure(test_file: str, model: str, cells: int, repeats: int) -> dict[str, A
     small.calc = calculator
     small.get_forces()  # what is loaded once
     gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the peak is that of now
     before, times = status("VmRSS"), []
     for _ in range(repeats + 1):

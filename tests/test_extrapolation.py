@@ -66,6 +66,17 @@ def expected(potential: Potential, atoms: Atoms) -> np.ndarray:
     return counts
 
 
+def test_rounding_is_no_extrapolation() -> None:
+    """The structures that gave the range, in other orders, moved and repeated."""
+    potential, atoms = ranged(margin=0.0), crystal()
+    order = np.random.default_rng(0).permutation(len(atoms))
+    moved = atoms[order]
+    moved.positions += [0.1, 0.2, 0.3]
+    for structure in (atoms, moved, atoms.repeat((2, 1, 1))):
+        found = potential.extrapolations(atoms_to_graph(structure, CUTOFF))
+        assert found is not None and not found.any()
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_counted_with_each_calculation_and_warned_about_once(dtype: str) -> None:
     potential = ranged()

@@ -139,6 +139,9 @@ def test_known_by_the_first_word(tmp_path: Path) -> None:
     (tmp_path / "begin.txt").write_text("beginning\n")
     (tmp_path / "empty").write_text("\n")
     assert not any(is_n2p2_data(tmp_path / name) for name in ("a.xyz", "begin.txt", "empty"))
+    (tmp_path / "mark").write_text("\ufeffbegin\n", encoding="utf-8")
+    (tmp_path / "long").write_text("# a comment\n" * 1000 + "begin\n")
+    assert all(is_n2p2_data(tmp_path / name) for name in ("mark", "long"))
 
 
 def test_training_data(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from mlip.models import HDNNP
 from mlip.models.compiled_hdnnp import CompiledHDNNP
 from mlip.nn.symmetry_functions import CORES, CUTOFFS, KINDS, WITHOUT_INNER, SymmetryFunction
 from mlip.ops.edges import row_offsets
+from mlip.potential import Potential
 
 compiled = pytest.mark.skipif(not mlip.compiled, reason="needs the compiled operators")
 pytestmark = compiled
@@ -111,6 +113,62 @@ def test_atoms_in_line_and_alone() -> None:
         torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-14)
         for derivative in CompiledHDNNP(model).first_derivatives(graph)[:3]:
             assert derivative is not None and bool(derivative.isfinite().all())
+
+
+@pytest.mark.parametrize("backend", ["compiled", "reference"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kind": 9, "eta": 0.1, "lam": 1.0, "zeta": 1.0},
+        {"kind": 3, "eta": 0.1, "lam": -1.0, "zeta": 1.0},
+        {"kind": 22, "lowest": -CUTOFF, "angles": (20.0, 180.0), "core": "p1"},
+        {"kind": 22, "lowest": -CUTOFF, "angles": (-180.0, 180.0), "core": "p1"},
+        {"kind": 21, "lowest": -CUTOFF, "angles": (100.0, 260.0), "core": "e"},
+    ],
+)
+def test_hessian_of_atoms_in_line(backend: str, options: dict[str, Any]) -> None:
+    """cos = -1 exactly: the derivative of the angle's part by the cosine is that of its limit."""
+    atoms = Atoms("CO2", positions=[[0, 0, 0], [0, 0, 1.2], [0, 0, -1.2]])
+    made = [
+        SymmetryFunction(center=a, neighbors=(8, 8) if a == 6 else (6, 8), cutoff=CUTOFF, **options) for a in (6, 8)
+    ]
+    torch.manual_seed(0)
+    model = HDNNP((6, 8), CUTOFF, made, hidden=(4,), activations=("tanh", "identity")).double()
+    potential = Potential(model, {6: 0.0, 8: 0.0})
+    potential.model.requires_grad_(False)
+    potential.acceleration.backend = backend
+    hessian = potential.hessian(atoms_to_graph(atoms, CUTOFF)).view(9, 9)
+    columns = []
+    for k in range(9):
+        forces = []
+        for step in (1e-4, -1e-4):
+            moved = atoms.copy()
+            moved.positions.flat[k] += step
+            found = potential(atoms_to_graph(moved, CUTOFF), stress=False).forces
+            assert found is not None
+            forces.append(found.flatten())
+        columns.append((forces[1] - forces[0]) / 2e-4)
+    assert hessian.abs().max() > 1e-3
+    # The third derivative of a bump with p1 jumps there.
+    torch.testing.assert_close(hessian, torch.stack(columns), rtol=1e-3, atol=1e-3 * float(hessian.abs().max()))
+
+
+@pytest.mark.parametrize("name", ["exp", "cos"])
+def test_just_within_the_cutoff(name: str) -> None:
+    """Where the scaled distance rounds to 1."""
+    below = [float(np.nextafter(c, 0)) for c in np.linspace(2.0, CUTOFF, 40)]
+    made = [SymmetryFunction(2, 14, (14,), float(np.nextafter(r, 9)), 0.1) for r in below]
+    made += [SymmetryFunction(20, 14, (14,), float(np.nextafter(r, 9)), core="e") for r in below]
+    model = HDNNP((14,), CUTOFF, made, cutoff_function=name).double()
+    for r in below:
+        graph = atoms_to_graph(Atoms("Si2", positions=[[0, 0, 0], [0, 0, r]]), CUTOFF)
+        found = CompiledHDNNP(model).first_derivatives(graph)
+        assert bool(found.positions.isfinite().all()), r
+
+
+def test_equal_functions() -> None:
+    made = [SymmetryFunction(2, 14, (14,), CUTOFF, 0.1)] * 2 + [SymmetryFunction(9, 14, (14, 14), CUTOFF, 0.1)] * 3
+    compare(hdnnp(made, (14,)), atoms_to_graph(structure((14,)), CUTOFF))
 
 
 def test_no_edges_and_no_atoms() -> None:

@@ -151,7 +151,6 @@ class OwnedPlan {
     plan_.radial = radial_.list(), plan_.angular = angular_.list(), plan_.narrow = narrow_.list();
     plan_.radial_reach = radial_.reach, plan_.angular_reach = angular_.reach;
     plan_.neighbors = view(neighbors_), plan_.pairs = view(pairs_);
-    plan_.columns = tables.columns;
   }
   OwnedPlan(const OwnedPlan&) = delete;
   OwnedPlan& operator=(const OwnedPlan&) = delete;

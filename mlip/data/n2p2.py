@@ -6,6 +6,7 @@ three), `atom x y z element charge unused fx fy fz`, `energy` and `charge`.
 
 from __future__ import annotations
 
+import codecs
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -28,15 +29,16 @@ Units = tuple[float, float]
 #: 1.9 times as large, Å taken for Bohr 0.53 times.
 PLAUSIBLE = 0.7, 1.5
 _SAMPLE, _REACH = 20, 6.0  # about how many structures are looked at; how far from an atom, Å
-_FIRST = 4096  # bytes in which the first word is looked for
 
 
 def is_n2p2_data(path: str | Path) -> bool:
     """Whether the first word of a file is `begin`."""
     with open(path, "rb") as stream:
-        lines = stream.read(_FIRST).splitlines()
-    words = (line.split() for line in lines)
-    return next((found[0] for found in words if found and not found[0].startswith(b"#")), b"") == b"begin"
+        for number, line in enumerate(iter(lambda: stream.readline(1 << 16), b"")):
+            words = (line.removeprefix(codecs.BOM_UTF8) if number == 0 else line).split(maxsplit=1)
+            if words and not words[0].startswith(b"#"):
+                return words[0] == b"begin"
+    return False
 
 
 def data_units(length: str | None, energy: str | None, paths: Iterable[str | Path]) -> Units | None:
@@ -72,7 +74,7 @@ def read_n2p2_data(path: Path, units: Units | None = None) -> list[Atoms]:
         OSError: the file can't be read.
     """
     structures, block = [], _Block(path, 0)
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
         words = line.split()
         if not words or words[0].startswith("#"):
             continue

@@ -42,6 +42,10 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+#: Part of a symmetry function that may be rounding: a sum over neighbors in another order, or by other code.
+ROUNDING = 1e-9
+
+
 class AtomicNetwork(nn.Module):
     """The perceptron of one element.
 
@@ -99,8 +103,10 @@ class Scaling(KeepsPrecision):
         return bool((self.get_buffer("lowest") != 0).any() or (self.get_buffer("highest") != 0).any())
 
     def outside(self, values: Tensor) -> Tensor:
-        """(N,) how many of (N, K) are outside the range."""
-        return ((values < self.get_buffer("lowest")) | (values > self.get_buffer("highest"))).sum(dim=1)
+        """(N,) how many of (N, K) are outside the range, by more than rounding."""
+        lowest, highest = self.get_buffer("lowest"), self.get_buffer("highest")
+        margin = ROUNDING * torch.maximum(lowest.abs(), highest.abs())
+        return ((values < lowest - margin) | (values > highest + margin)).sum(dim=1)
 
 
 class HDNNP(EnergyModel):

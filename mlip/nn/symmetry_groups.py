@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from mlip.ops.segment import segment_sum
 PARAMETERS = ("cutoff", "eta", "shift", "lam", "zeta", "lowest", "left", "right")
 #: Numbers of functions of triplets that are made at once.
 AT_ONCE = 2**22
-#: cos θ is kept this far from 1 and -1, where θ has no derivative; forces from exactly there vanish by symmetry.
+#: Up to this far from 1 and -1 θ is the arc cosine, which has no derivative there.
 NEAR_COLLINEAR = 1e-14
 
 
@@ -43,7 +44,10 @@ class _Group(nn.Module):
         rows = [(f.cutoff, f.eta, f.shift, f.lam, f.zeta, f.lowest, *f.angles) for f in functions]
         columns = torch.tensor(rows, dtype=torch.float64).T
         self.count = len(functions)
-        self.arrays = Constants([c[:1] if bool((c == c[0]).all()) else c for c in columns])
+        alike = [bool((c == c[0]).all()) for c in columns]
+        self.arrays = Constants(
+            [c[:1] if same and not all(alike) else c for c, same in zip(columns, alike, strict=True)]
+        )
 
     def of(self, name: str, like: Tensor) -> Tensor:
         """A parameter (K,) or (1,)."""
@@ -67,10 +71,14 @@ class _Group(nn.Module):
         """(P, K), the factor of the angle."""
         c = cosine.unsqueeze(1)
         if self.kind.compact:
-            theta = torch.rad2deg(torch.acos(c.clamp(-1 + _margin(c), 1 - _margin(c))))
+            limit = 1 - _margin(c)
+            within = c.clamp(-limit, limit)
+            # Where θ has no derivative, that of a smooth function of it has a limit: it is taken from nearby.
+            beyond = (c - within) - (c - within).detach()
+            theta = torch.rad2deg(torch.acos(within) - beyond / math.sqrt(1 - limit * limit))
             return bump(theta, self.of("left", c), self.of("right", c), self.core.removesuffix("a"))
         base, zeta = 1 + self.of("lam", c) * c, self.of("zeta", c)
-        positive = base > 0  # a power of zero has no derivatives
+        positive = (base > 0) | (zeta == 1)  # other powers of zero have no derivatives
         value = 2 ** (1 - zeta) * torch.where(positive, base, torch.ones_like(base)) ** zeta
         return torch.where(positive, value, torch.zeros_like(value))
 

@@ -187,7 +187,6 @@ int64_t memory_of_neighbors(int64_t count, int64_t n_species, int64_t numbers) {
   return 9 * numbers * (size + 8) + 2 * size + 2 * n_species + 8 * lanes;
 }
 
-
 // Radial functions: values (or their tangents) are added to `values`, gradients to those of the neighbors.
 template <class T, bool gradient>
 void radial(const SymmetryPlan& plan, const Neighbors<T>& near, const double* weights, Scratch scratch, double* values) {

@@ -78,7 +78,7 @@ struct RadialTerm {
 struct NeighborClass {
   View<RadialTerm> terms;
 };
-// What is to be made of pairs of neighbors of the elements first <= second. 
+// What is to be made of pairs of neighbors of the elements first <= second.
 struct PairClass {
   int32_t first, second;
   bool narrow, all_narrow;  // whether any group is, whether all are
@@ -99,7 +99,6 @@ struct SymmetryPlan {
   View<PairClass> pairs;
   int64_t most_terms;  // of a class
   bool bump_of_angle;  // whether there is any
-  int64_t columns;
 };
 
 // The edges of a center.

@@ -138,12 +138,13 @@ MLIP_INLINE Curve<T> core_function(Core core, const T& x) {
 template <class T>
 MLIP_INLINE Curve<T> cutoff_function(const CutoffWindow& window, const T& r) {
   const T zero = constant<T>(0), one = constant<T>(1);
-  const Mask outside = value_of(r) >= window.cutoff;
+  Mask outside = value_of(r) >= window.cutoff;
   Curve<T> f{one, zero};
   if (window.kind != CutoffWindow::hard) {
     const double scale = 1 / (window.cutoff - window.inner);
     T x = scale * (r - window.inner);
     const Mask within = value_of(x) <= 0.0;
+    outside |= value_of(x) >= 1.0;  // by rounding
     x = select(outside | within, zero, x);
     if (window.kind == CutoffWindow::cosine) {
       // (1 + cos 4t) / 2 = (cos 2t)², cos 2t = 1 - 2 (sin t)²
@@ -169,7 +170,8 @@ MLIP_INLINE Curve<T> bump(Core core, bool asymmetric, double low, double high, c
   const T zero = constant<T>(0);
   const double scale = 2 / (high - low), middle = 0.5 * (low + high);
   const T x = scale * (at - middle);
-  const Mask outside = (value_of(at) <= low) | (value_of(at) >= high), left = value_of(x) < 0.0;
+  const Mask left = value_of(x) < 0.0;
+  const Mask outside = (value_of(at) <= low) | (value_of(at) >= high) | (value_of(x) >= 1.0) | (value_of(x) <= -1.0);
   T distance = select(outside, zero, select(left, 0.0 - x, x)), slope = constant<T>(scale);
   if (asymmetric) {
     slope = scale * (2.0 - 2.0 * distance);
@@ -240,27 +242,29 @@ class Powers {
   T squares_[8];
 };
 
-// θ in degrees and its derivative by the cosine; where the cosine is 1 or -1 it has none, and 0 is taken.
+// θ in degrees and its derivative by the cosine. Where the cosine is 1 or -1 there is none, but that of functions which
+// are smooth there has a limit, which is taken from nearby: second derivatives need it.
 template <class T>
 MLIP_INLINE Curve<T> angle_of(const T& cosine) {
   constexpr double limit = 1 - 1e-14, degrees = 180 / M_PI;
   const Mask high = value_of(cosine) > limit, low = value_of(cosine) < -limit;
-  const T zero = constant<T>(0), c = select(high, constant<T>(limit), select(low, constant<T>(-limit), cosine));
+  const T c = select(high, constant<T>(limit), select(low, constant<T>(-limit), cosine));
   V theta = value_of(c);
   for (int k = 0; k < width<double>; k++) theta[k] = degrees * std::acos(theta[k]);
-  const T slope = select(high | low, zero, -degrees * inverse(root(1.0 - c * c)));
+  const T slope = -degrees * inverse(root(1.0 - c * c));
   if constexpr (std::is_same_v<T, V>)
     return {theta, slope};
   else
-    return {{theta, slope.value * c.tangent}, slope};
+    return {{theta, slope.value * cosine.tangent}, slope};
 }
 
-// Powers of 1 + λ cos and its inverse; all zero where it is not positive: a power of zero has no derivatives.
+// Powers of 1 + λ cos and its inverse; all zero where it is not positive: most powers of zero have no derivatives.
 template <class T>
 struct PowersOfAngle {
   MLIP_INLINE PowersOfAngle(double lambda, const T& cosine) : lambda(lambda), powers(constant<T>(0)) {
     const T zero = constant<T>(0);
     base = lambda * cosine + 1.0;
+    first = base;
     positive = value_of(base) > 0.0;
     inverse_base = select(positive, inverse(select(positive, base, constant<T>(1))), zero);
     base = select(positive, base, zero);
@@ -268,6 +272,7 @@ struct PowersOfAngle {
   }
   // Times norm, with the derivative by the cosine.
   MLIP_INLINE Curve<T> operator()(const AnglePart& part) {
+    if (part.power == 1) return {part.norm * first, constant<T>(part.norm * lambda)};
     const T raised = part.power ? powers(part.power)
                                 : select(positive, power(select(positive, base, constant<T>(1)), part.zeta), base);
     const T value = part.norm * raised;
@@ -275,7 +280,7 @@ struct PowersOfAngle {
   }
 
   double lambda;
-  T base, inverse_base;
+  T first, base, inverse_base;
   Mask positive;
   Powers<T> powers;
 };
