@@ -29,6 +29,8 @@ from mlip.convert import atoms_to_graph
 from mlip.errors import InputError, ModelFileError, UnknownElementError
 from mlip.models import MACE
 from mlip.potential import Potential
+from mlip.properties import Property
+from mlip.property_model import PropertyModel
 from mlip.testing.physics import check_calculator
 from mlip.workflows.evaluate import evaluate
 
@@ -163,9 +165,15 @@ def test_the_code_in_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(tmp_path)
     for k in (1, 2, 3):
         mace(seed=k).save(f"run{k}.safetensors")
+    for learned in (Property("dipole", "dipole", "e·Å"), Property("alpha")):
+        PropertyModel(MACE((1, 8), CUTOFF, hidden_irreps="2x0e", l_max=1), learned).save(f"{learned.name}.safetensors")
     names: dict[str, Any] = {}
     exec(compile("".join(blocks), str(DOCS), "exec"), names)
-    assert len(blocks) == 3 and names["committee"].stress_std.shape == (6,)
+    assert (
+        len(blocks) == 4
+        and names["water"].get_dipole_moment().shape == (3,)
+        and names["committee"].stress_std.shape == (6,)
+    )
 
 
 # --- what may be given
