@@ -256,7 +256,8 @@ def disagreement(model: EnergyModel, fast: Evaluator, atoms: Atoms, head: int) -
 def _first_derivatives(evaluate: Evaluator, graph: AtomGraph, head: int) -> list[Tensor]:
     """Energies and the gradients by positions and strain, in float64."""
     if hasattr(evaluate, "first_derivatives"):
-        parts = evaluate.first_derivatives(graph, head)[:3]
+        found = evaluate.first_derivatives(graph, head)
+        parts = [found.energy, found.positions, found.strain]
     else:
         with torch.enable_grad():
             moved, inputs = differentiable(graph, forces=True, stress=True)

@@ -74,7 +74,7 @@ def read_n2p2_data(path: Path, units: Units | None = None) -> list[Atoms]:
         OSError: the file can't be read.
     """
     structures, block = [], _Block(path, 0)
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1):
         words = line.split()
         if not words or words[0].startswith("#"):
             continue

@@ -63,10 +63,12 @@ def refuse_told(**told: object) -> None:
 
 def _numbers(elements: str | Sequence[str | int]) -> list[int]:
     """Atomic numbers of "H C O", ["H", "C"] or [1, 6]."""
+    if isinstance(elements, int):
+        elements = [elements]
     words = re.split(r"[\s,]+", elements.strip(" ,")) if isinstance(elements, str) else list(elements)
     numbers = []
     for word in words:
-        number = int(word) if str(word).isdigit() else atomic_numbers.get(str(word), 0)
+        number = int(word) if str(word).isdecimal() else atomic_numbers.get(str(word), 0)
         if not 1 <= number <= 118:
             raise InputError(f"elements: {word!r} is no element; expected symbols or atomic numbers, such as H C O")
         numbers.append(number)

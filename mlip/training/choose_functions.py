@@ -63,7 +63,7 @@ def choose_functions(
         of_element = [function for function in pool if function.center == z]
         # an element whose atoms are all alike has nothing to choose by: the first of each neighbor, which is the widest
         widest = [next(k for k, f in enumerate(of_element) if f.neighbors == (neighbor,)) for neighbor in elements]
-        chosen = most_informative(own, count) or widest
+        chosen = most_informative(own, count) or widest[:count]
         found += [of_element[k] for k in sorted(chosen)]
     return found
 
@@ -107,7 +107,9 @@ def sampled_values(
         drawn[rng.permutation(atoms)[:share]] = True
     found: list[list[NDArray[np.float64]]] = [[] for _ in model.elements]
     done, total = 0, int(drawn.sum())
-    for part in _parts(drawn, first):
+    having = [k for k in range(len(samples)) if drawn[first[k] : first[k + 1]].any()]
+    for group in filled([int(drawn[first[k] : first[k + 1]].sum()) for k in having], ATOMS_AT_ONCE):
+        part = [having[k] for k in group]
         graph = collate_samples([samples[k] for k in part]).graph
         wanted = torch.from_numpy(np.concatenate([drawn[first[k] : first[k + 1]] for k in part]))
         for own, (members, values) in zip(found, _values_of(model, graph, wanted), strict=True):
@@ -127,17 +129,14 @@ def _values_of(model: HDNNP, graph: AtomGraph, wanted: torch.Tensor) -> list[tup
         )
 
 
-def _parts(drawn: NDArray[np.bool_], first: NDArray[np.int64]) -> list[list[int]]:
-    """Structures with atoms that were drawn, some `ATOMS_AT_ONCE` of these together."""
-    parts: list[list[int]] = []
-    atoms = ATOMS_AT_ONCE
-    for k in range(len(first) - 1):
-        count = int(drawn[first[k] : first[k + 1]].sum())
-        if not count:
-            continue
-        if atoms + count > ATOMS_AT_ONCE:
-            parts.append([])
-            atoms = 0
-        parts[-1].append(k)
-        atoms += count
-    return parts
+def filled(sizes: Sequence[int], most: int) -> list[list[int]]:
+    """Numbers of the things of these sizes in groups of at most `most` together, in order; a larger one is alone."""
+    groups: list[list[int]] = []
+    used = most
+    for k, size in enumerate(sizes):
+        if used + size > most:
+            groups.append([])
+            used = 0
+        groups[-1].append(k)
+        used += size
+    return groups

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mlip.data.batches import LabelledBatch, collate_samples
 from mlip.models.hdnnp import HDNNP
-from mlip.training.choose_functions import Progress
+from mlip.training.choose_functions import Progress, filled
 
 #: Pairs of neighbors whose functions are evaluated at once.
 PAIRS_AT_ONCE = 20_000
@@ -49,9 +49,9 @@ def scale_functions(model: HDNNP, samples: Sequence[LabelledBatch], progress: Pr
     """
     found = [Ranges(len(model.of_element("offset", k))) for k in range(len(model.elements))]
     done = 0
-    for part in _parts(samples):
+    for part in filled([sample.graph.edge_index.shape[1] for sample in samples], PAIRS_AT_ONCE):
         with torch.no_grad():
-            values = model.symmetry_functions(collate_samples(part).graph)
+            values = model.symmetry_functions(collate_samples([samples[k] for k in part]).graph)
         for ranges, (_, own) in zip(found, values, strict=True):
             ranges.add(own.numpy())
         done += len(part)
@@ -65,16 +65,3 @@ def scale_functions(model: HDNNP, samples: Sequence[LabelledBatch], progress: Pr
         named = {"offset": ranges.mean, "factor": factor, "lowest": ranges.lowest, "highest": ranges.highest}
         for name, value in named.items():
             model.of_element(name, k).copy_(torch.from_numpy(value))
-
-
-def _parts(samples: Sequence[LabelledBatch]) -> list[list[LabelledBatch]]:
-    parts: list[list[LabelledBatch]] = []
-    pairs = PAIRS_AT_ONCE
-    for sample in samples:
-        count = sample.graph.edge_index.shape[1]
-        if pairs + count > PAIRS_AT_ONCE:
-            parts.append([])
-            pairs = 0
-        parts[-1].append(sample)
-        pairs += count
-    return parts
