@@ -9,73 +9,44 @@ Errors are those on TEST_FILE; time and memory are of energy and forces of a rat
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
 import json
-import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-
-def status(name: str) -> int:
-    """Bytes of this process, as Linux names them."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line.split()[1] for line in lines if line.startswith(name)))
+from benchmarks.worker import peak_memory
 
 
 def measure(test_file: str, model: str, cells: int, repeats: int) -> dict[str, Any]:
     """Of one model, in this process."""
-    import numpy as np
     import torch
-    from ase.build import bulk
-    from ase.data import chemical_symbols
 
-    from mlip import MLIPCalculator
-    from mlip.convert import atoms_to_graph
+    from benchmarks.hdnnp import Moving, microseconds, silicon
     from mlip.data.labels import read_labelled
-    from mlip.data.metrics import errors_of
-    from mlip.data.predict import predict_batch
+    from mlip.workflows.evaluate import evaluate
+    from mlip.zoo import load_potential
 
     torch.set_num_threads(1)
-    calculator = MLIPCalculator(model)
-    potential = calculator.potential
-    atoms = bulk(chemical_symbols[potential.elements[0]], "diamond", a=5.43, cubic=True).repeat(cells)
-    atoms.rattle(0.1, seed=0)
-    atoms.calc = calculator
-    rng = np.random.default_rng(0)
-    small = atoms[:8]
-    small.calc = calculator
-    small.get_forces()  # what is loaded once
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is that of now
-    before, times = status("VmRSS"), []
-    for _ in range(repeats + 1):
-        atoms.positions += rng.uniform(-1e-3, 1e-3, atoms.positions.shape)
-        start = time.perf_counter()
-        atoms.get_forces()
-        times.append((time.perf_counter() - start) / len(atoms) * 1e6)
-    used = status("VmHWM") - before
-    data = read_labelled(test_file)
-    graphs = (atoms_to_graph([s.atoms], potential.cutoff) for s in data.structures)
-    predicted = [found for graph in graphs for found in predict_batch(potential, graph)]
+    potential = load_potential(model)
+    Moving(potential, silicon(1, potential.elements[0]))()  # what is loaded once
+    moving = Moving(potential, silicon(cells, potential.elements[0]))
+    atoms = len(moving.atoms)
+    memory = peak_memory(moving)
+    result = evaluate(moving.atoms.calc, read_labelled(test_file))
     return {
         "model": type(potential.model).__name__,
         "file": Path(model).name,
-        "dtype": str(potential.dtype)[6:],
         "cutoff": potential.cutoff,
         "parameters": sum(p.numel() for p in potential.parameters()),
-        "atoms": len(atoms),
-        "microseconds_per_atom": statistics.median(times[1:]),
-        "kilobytes_per_atom": used / 1e3 / len(atoms),
-        "errors": errors_of(data.structures, predicted).as_dict(),
+        "atoms": atoms,
+        "microseconds_per_atom": microseconds(moving, atoms, repeats),
+        "kilobytes_per_atom": (memory["peak"] - memory["before"]) / 1e3 / atoms,
+        "errors": {name: value for name, value in vars(result).items() if name.endswith(("_atom", "_A", "_GPa"))},
     }
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("test_file")
     parser.add_argument("models", nargs="+")
@@ -83,7 +54,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--output", type=Path, help="a file for the JSON that is printed")
     parser.add_argument("--alone", action="store_true", help="measure in this process")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     given = ["--cells", str(options.cells), "--repeats", str(options.repeats)]
     if options.alone:
         (model,) = options.models

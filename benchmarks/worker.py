@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -219,17 +220,11 @@ class Worker:
     def peak_memory(self, what: str) -> dict[str, int]:
         """Bytes of memory of a "call" at the present structure or a training "step": resident before, and the most.
 
-        Memory that earlier work has freed is given back first. Linux with glibc only.
+        Memory that earlier work has freed is given back first.
         """
-        gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # the peak is that of now
-        before = _status("VmRSS")
         if what == "call":
-            self.calculator.calculate(self.atoms, PROPERTIES)
-        else:
-            self.trained.steps(1)
-        return {"before": before, "peak": _status("VmHWM")}
+            return peak_memory(lambda: self.calculator.calculate(self.atoms, PROPERTIES))
+        return peak_memory(lambda: self.trained.steps(1))
 
     def make_model(
         self,
@@ -281,6 +276,16 @@ class Worker:
             atomic_inter_shift=0.0,
         )
         torch.save(model, path)
+
+
+def peak_memory(function: Callable[[], object]) -> dict[str, int]:
+    """Bytes resident before a call, what was freed given back, and the most during it. Linux with glibc only."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is that of now
+    before = _status("VmRSS")
+    function()
+    return {"before": before, "peak": _status("VmHWM")}
 
 
 def _status(name: str) -> int:

@@ -14,16 +14,20 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from ase.io import write
 
 import mlip
-from benchmarks import qm9
+from benchmarks import hdnnp, qm9, variants
 from benchmarks.training import deviation, labelled
 from benchmarks.training_step import OursTrained, places
 from mlip.cli.parser import make_parser, parse
 from mlip.data.npz import read_npz
 from mlip.importers.mace import ADMITTED, build
 from mlip.importers.modules import ForeignModule
+from mlip.importers.n2p2_export import save_n2p2
 from mlip.importers.torch_archive import read_archive
+from mlip.models import HDNNP
+from mlip.nn.symmetry_functions import SymmetryFunction
 from mlip.potential import Potential
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,6 +49,31 @@ def test_quick_run_writes_results_of_all_cases(tmp_path: Path) -> None:
     assert {row["what"] for row in rows["memory"]} == {"call", "step"}
     assert len(rows["threads"]) > 1 and all(row["identical"] for row in rows["threads"])
     assert "| silicon, float32, " in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.skipif(not mlip.compiled, reason="the compiled operators are not there")
+def test_hdnnp_beside_plain_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [SymmetryFunction(2, 14, (14,), 4.0, 0.2), SymmetryFunction(3, 14, (14, 14), 4.0, 0.1)]
+    save_n2p2(Potential(HDNNP((14,), 4.0, made, hidden=(2,), activations=("tanh", "identity")), {14: 0.0}), tmp_path)
+    small = hdnnp.silicon(1, 14)
+    monkeypatch.setattr(hdnnp, "machine", lambda: {"peaks": {"gemm_float64": 50.0}})
+    monkeypatch.setattr(hdnnp, "silicon", lambda cells, number: small)
+    report = hdnnp.measure(tmp_path, None, 1)
+    assert report["symmetry_functions"] == 2 and 0 < report["pairs_within_cutoff"] <= report["pairs_of_neighbors"]
+    assert report["floor_us"] > 0 and all(t["median"] > 0 for t in report["microseconds_per_atom"].values())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of the memory is Linux's")
+def test_variants_side_by_side(tmp_path: Path) -> None:
+    """Of labels that are the model's own there are no errors."""
+    labelled_by_it = hdnnp.silicon(1, 14)
+    labelled_by_it.calc = mlip.MLIPCalculator("silicon")
+    labelled_by_it.get_stress()
+    labelled_by_it.get_forces()
+    write(tmp_path / "test.xyz", labelled_by_it)
+    row = variants.measure(str(tmp_path / "test.xyz"), "silicon", 1, 1)
+    assert row["atoms"] == 8 and row["microseconds_per_atom"]["median"] > 0 and row["kilobytes_per_atom"] >= 0
+    assert len(row["errors"]) == 6 and max(row["errors"].values()) < 1e-4
 
 
 def test_learning_curve_of_qm9(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,7 +115,11 @@ def command(
     else:
         _show(result)
     if result.stopped:
-        print(f"mlip md: stopped at {result.stopped}; trajectory and log are kept, --resume goes on", file=sys.stderr)
+        print(
+            f"mlip md: stopped at {result.stopped}; trajectory and log are kept; "
+            "--resume goes on with a larger --stop_on_extrapolation, or without it",
+            file=sys.stderr,
+        )
         return STOPPED
     return 0
 
