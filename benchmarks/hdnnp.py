@@ -17,6 +17,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,12 @@ from ase.build import bulk
 from ase.data import chemical_symbols
 
 from benchmarks.machine import machine
-from mlip import MLIPCalculator
+from mlip import MLIPCalculator, ops
 from mlip.convert import atoms_to_graph
 from mlip.models import HDNNP
 from mlip.nn.symmetry_functions import KINDS, RADIAL
 from mlip.nn.triplets import pairs_of_neighbors
+from mlip.ops import row_offsets
 from mlip.potential import Potential
 from mlip.units import BOHR, HARTREE
 from mlip.zoo import load_potential
@@ -92,6 +94,25 @@ class Moving:
         self.atoms.get_forces()
 
 
+def stages(potential: Potential, atoms: Atoms, repeats: int) -> dict[str, Any]:
+    """Parts of a call, and what training adds: derivatives along force errors, without and with those by positions."""
+    model = potential.model
+    assert isinstance(model, HDNNP)
+    graph, tables = atoms_to_graph(atoms, model.cutoff), model.tables()
+    species, (center, neighbor) = model.species(graph.numbers), graph.edge_index
+    given = (graph.edge_vectors(), row_offsets(center, len(atoms)), species[neighbor], species)
+    grad = torch.randn(len(atoms), tables.columns, dtype=torch.float64)
+    direction = torch.randn_like(given[0])
+    calls: dict[str, Callable[[], object]] = {
+        "neighbor_list": lambda: atoms_to_graph(atoms, model.cutoff),
+        "values": lambda: ops.symmetry_functions(*given, tables),
+        "gradient": lambda: ops.symmetry_functions_gradient(grad, *given, tables),
+    }
+    for name, second in (("tangent", False), ("tangent_with_second_derivatives", True)):
+        calls[name] = partial(torch.ops.mlip.symmetry_functions_tangent, direction, grad, *given, *tables, second)
+    return {name: microseconds(call, len(atoms), repeats) for name, call in calls.items()}
+
+
 def n2p2(program: str, folder: Path, atoms: Atoms, repeats: int) -> dict[str, Any]:
     """Its energy (eV) and forces (eV/Å), and the time of the process per atom."""
     with tempfile.TemporaryDirectory() as made:
@@ -135,7 +156,7 @@ def measure(folder: Path, program: str | None, repeats: int) -> dict[str, Any]:
         timed["n2p2_process"] = theirs["microseconds"]
         report["largest_force_difference"] = float(np.abs(ours.results["forces"] - theirs["forces"]).max())
         report["energy_difference_per_atom"] = abs(ours.results["energy"] - theirs["energy"]) / len(large)
-    return report | {"microseconds_per_atom": timed}
+    return report | {"microseconds_per_atom": timed, "stages": stages(potential, large, repeats)}
 
 
 def main(arguments: list[str] | None = None) -> None:

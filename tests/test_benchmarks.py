@@ -60,7 +60,8 @@ def test_hdnnp_beside_plain_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(hdnnp, "silicon", lambda cells, number: small)
     report = hdnnp.measure(tmp_path, None, 1)
     assert report["symmetry_functions"] == 2 and 0 < report["pairs_within_cutoff"] <= report["pairs_of_neighbors"]
-    assert report["floor_us"] > 0 and all(t["median"] > 0 for t in report["microseconds_per_atom"].values())
+    assert report["floor_us"] > 0 and len(report["stages"]) == 5
+    assert all(t["median"] > 0 for part in ("microseconds_per_atom", "stages") for t in report[part].values())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of the memory is Linux's")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -29,12 +27,9 @@ from mlip.convert import atoms_to_graph
 from mlip.errors import InputError, ModelFileError, UnknownElementError
 from mlip.models import MACE
 from mlip.potential import Potential
-from mlip.properties import Property
-from mlip.property_model import PropertyModel
 from mlip.testing.physics import check_calculator
 from mlip.workflows.evaluate import evaluate
 
-DOCS = Path(__file__).parents[1] / "docs" / "calculator.md"
 PROPERTIES = ("energy", "forces", "stress")
 
 
@@ -158,22 +153,6 @@ def test_errors_over_labelled_structures(committee: MLIPCalculator, atoms: Atoms
     result = evaluate(committee, [labelled])
     assert result.energy_rmse_meV_per_atom == pytest.approx(1000)
     assert result.forces_rmse_meV_per_A == pytest.approx(0, abs=1e-9)
-
-
-def test_the_code_in_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(), flags=re.S)
-    monkeypatch.chdir(tmp_path)
-    for k in (1, 2, 3):
-        mace(seed=k).save(f"run{k}.safetensors")
-    for learned in (Property("dipole", "dipole", "e·Å"), Property("alpha")):
-        PropertyModel(MACE((1, 8), CUTOFF, hidden_irreps="2x0e", l_max=1), learned).save(f"{learned.name}.safetensors")
-    names: dict[str, Any] = {}
-    exec(compile("".join(blocks), str(DOCS), "exec"), names)
-    assert (
-        len(blocks) == 4
-        and names["water"].get_dipole_moment().shape == (3,)
-        and names["committee"].stress_std.shape == (6,)
-    )
 
 
 # --- what may be given
