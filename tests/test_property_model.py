@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +14,7 @@ import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.calculator import PropertyNotImplementedError
+from ase.io import write
 from ase.units import Debye
 from scipy.spatial.transform import Rotation
 
@@ -231,3 +236,23 @@ def test_calculators_take_their_own_kind_of_model(tmp_path):
         mlip.PropertyCalculator(tmp_path / "e.safetensors")
     with pytest.raises(InputError, match="not a potential"):
         mlip.MLIPCalculator(property_model(NORM))
+
+
+def test_evaluation_needs_no_lightning(tmp_path: Path) -> None:
+    """Which only training needs, and which the extra `train` brings."""
+    model = property_model(Property("alpha"))
+    model.save(tmp_path / "model.safetensors")
+    atoms = ethanol()
+    atoms.info["alpha"] = float(value(model, atoms)[0])
+    write(tmp_path / "data.xyz", atoms)
+    program = (
+        "import sys; sys.modules['lightning'] = None\n"
+        "from mlip.cli.main import main\n"
+        "sys.exit(main(['evaluate', 'data.xyz', '--model', 'model.safetensors', '--plot', 'plot.png', '--json']))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(mlip.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["mae"] < 1e-6 and (tmp_path / "plot.png").stat().st_size > 1000

@@ -45,8 +45,7 @@ def evaluate_if_property(
 
     from mlip.calculators import PropertyCalculator
     from mlip.data.property_labels import read_property
-    from mlip.training.plots import draw_panels
-    from mlip.training.property_task import parity_panels
+    from mlip.training.plots import draw_panels, property_panels
     from mlip.workflows.evaluate_property import evaluate_property, with_values
 
     calculator = PropertyCalculator(path, device=device, dtype=dtype)
@@ -58,7 +57,7 @@ def evaluate_if_property(
             write(output, with_values(result), format="extxyz")
     if plot:
         with writing(plot):
-            draw_panels(parity_panels(calculator.learned, {"test": result.pairs}), plot)
+            draw_panels(property_panels(calculator.learned, {"test": result.pairs}), plot)
     if json:
         print_json(result.as_dict())
         return True

@@ -10,6 +10,9 @@ import numpy as np
 
 from mlip.data.labels import LabelledStructure
 from mlip.data.predict import Predicted
+from mlip.data.property_metrics import Pairs as ValuePairs
+from mlip.data.property_metrics import errors_of_values, labels_of
+from mlip.properties import Property
 from mlip.training.display import ShownError
 from mlip.units import EV_PER_A3_TO_GPA
 
@@ -97,3 +100,13 @@ def _stresses(pairs: Pairs) -> np.ndarray:
         if s.stress is not None and p.stress is not None
     ]
     return np.concatenate([np.empty((2, 0)), *values], axis=1)
+
+
+def property_panels(learned: Property, sets: Mapping[str, ValuePairs]) -> Panels:
+    """One panel: reference and predicted values (2, n) of a property by set."""
+    by_set = {}
+    for name, pairs in sets.items():
+        labels = labels_of(pairs)
+        both = (labels, labels + errors_of_values(pairs))
+        by_set[name] = np.stack([values.ravel() for values in both])
+    return [(learned.label, by_set)]

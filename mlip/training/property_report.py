@@ -63,11 +63,11 @@ def property_report_html(task: PropertyTask, outcome: Outcome) -> str:
 
 
 def _pictures(task: PropertyTask, outcome: Outcome) -> tuple[list[str], list[str]]:
-    from mlip.training.property_task import parity_panels
+    from mlip.training.plots import property_panels
     from mlip.training.report_figures import learning_curves, parity
 
     curves = learning_curves(outcome, task.module().validation_errors)
-    return curves, parity(parity_panels(task.data.learned, outcome.pairs))
+    return curves, parity(property_panels(task.data.learned, outcome.pairs))
 
 
 def _headline(task: PropertyTask, outcome: Outcome) -> str:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ase.data import chemical_symbols
 from rich.console import RenderableType
 from rich.table import Table
@@ -15,23 +14,18 @@ from rich.text import Text
 
 from mlip.data.batches import batches
 from mlip.data.property_metrics import (
-    Pairs as ValuePairs,
-)
-from mlip.data.property_metrics import (
-    errors_of_values,
     labels_of,
     predict_property,
     property_errors,
     property_errors_by_group,
 )
 from mlip.data.weights import DEFAULT_GROUP
-from mlip.properties import Property
 from mlip.property_model import PropertyModel
 from mlip.training.architectures import Shown, in_words
 from mlip.training.config import TrainingConfig
 from mlip.training.error_tables import printable
 from mlip.training.module import TrainingModule
-from mlip.training.plots import Panels, draw_panels
+from mlip.training.plots import draw_panels, property_panels
 from mlip.training.property_data import PropertyRunData, load_property_data
 from mlip.training.property_module import PropertyModule
 from mlip.training.property_setup import build_property_model
@@ -101,7 +95,7 @@ class PropertyTask(Task):
         return table
 
     def plot_parity(self, pairs: Pairs, path: Path) -> None:
-        draw_panels(parity_panels(self.data.learned, pairs), path)
+        draw_panels(property_panels(self.data.learned, pairs), path)
 
     def write_report(self, outcome: Outcome, path: Path) -> Path:
         from mlip.training.property_report import write_property_report
@@ -123,16 +117,6 @@ def error_rows(errors: Errors, groups: Groups) -> list[tuple[Any, ...]]:
             for group, part in parts.items()
         ]
     return rows
-
-
-def parity_panels(learned: Property, sets: Mapping[str, ValuePairs]) -> Panels:
-    """One panel: reference and predicted values (2, n) by set."""
-    by_set = {}
-    for name, pairs in sets.items():
-        labels = labels_of(pairs)
-        both = (labels, labels + errors_of_values(pairs))
-        by_set[name] = np.stack([values.ravel() for values in both])
-    return [(learned.label, by_set)]
 
 
 def _data_table(data: PropertyRunData) -> Table:
