@@ -26,6 +26,19 @@ def of_present(weights: Tensor, present: Tensor | None) -> Tensor:
     return weights if present is None else weights.index_select(0, present)
 
 
+def product(x: Tensor, matrix: Tensor) -> Tensor:
+    """x @ matrix, the same to the bit for any number of threads, which torch's product of small matrices is not.
+
+    Args:
+        x: (..., K) or, by element, (Z, ..., K).
+        matrix: (K, C) or, by element, (Z, K, C).
+    """
+    if matrix.dim() == 2:
+        return ops.matmul(x, matrix)
+    rows = x if x.dim() == 3 else [x] * len(matrix)
+    return torch.stack([ops.matmul(row, one) for row, one in zip(rows, matrix, strict=True)])
+
+
 class CompiledMap(NamedTuple):
     """A `ChannelMap` as `ops.irreps_linear` takes it."""
 
@@ -85,17 +98,17 @@ class ChannelMap:
             origin = None if source is None else before[source]
             sources.append(None if origin is None else origin[0])
             if matrix is not None and origin is not None:
-                matrices.append(origin[1] @ matrix)
+                matrices.append(product(origin[1], matrix))
         return ChannelMap(first.dims_in, first.channels_in, self.dims_out, sources, matrices)
 
     def of_elements(self, features: Tensor) -> Tensor:
-        """Features (D, Z, C) of all elements to (D_out, Z, C_out), in plain torch."""
+        """Features (D, Z, C) of all elements to (D_out, Z, C_out)."""
         blocks, matrices = features.split(self.dims_in), iter(self.matrices)
         zero = features.new_zeros(features.shape[1], self.matrices[0].shape[-1])
         parts = [
             zero.expand(dim, *zero.shape)
             if source is None
-            else (blocks[source].unsqueeze(2) @ next(matrices)).squeeze(2)
+            else product(blocks[source].transpose(0, 1), next(matrices)).transpose(0, 1)
             for dim, source in zip(self.dims_out, self.sources, strict=True)
         ]
         return torch.cat(parts)

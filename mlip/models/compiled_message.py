@@ -215,7 +215,7 @@ class FirstMessage:
         harmonics = [None if k is None else message.paths[k][2] for k in self._paths]
         matrices = [
             (-1.0) ** message.harmonics[message.paths[k][2]].l
-            * torch.einsum("hc,zc,cd->zhd", self._radial[:, k], features, weight).flatten(0, 1)
+            * ops.matmul(self._radial[:, k] * features.unsqueeze(1), weight).flatten(0, 1)
             for k, weight in zip([k for k in self._paths if k is not None], self._mix, strict=True)
         ]
         units = len(present) * len(self._radial)

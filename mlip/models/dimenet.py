@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from abc import ABC
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import silu
 
 from mlip.errors import InputError
 from mlip.graph import AtomGraph
+from mlip.models.arrivals import Arrivals, TripletArrivals
 from mlip.models.base import AtomOutputs, EnergyModel
+from mlip.models.compiled_dimenet import CompiledDimeNet
 from mlip.models.dimenet_blocks import (
+    Activation,
     BilinearInteraction,
     Embedding,
     HadamardInteraction,
@@ -66,28 +70,51 @@ class DirectionalModel(EnergyModel, ABC):
         self.vectors = nn.ModuleList(VectorOutput(num_radial, given["hidden_channels"]) for _ in range(count))
 
     def forward(self, graph: AtomGraph, head: int = 0) -> AtomOutputs:
+        return self.evaluate(graph, head, self.triplets, silu)
+
+    def compiled(self, radial: str, trained: bool = False) -> CompiledDimeNet | None:
+        return CompiledDimeNet(self) if CompiledDimeNet.covers(self) else None
+
+    @property
+    def arriving_channels(self) -> int:
+        """Channels of the messages that are summed over triplets."""
+        return int(self.hyperparameters.get("int_emb_size", self.hyperparameters["hidden_channels"]))
+
+    def triplets(self, graph: AtomGraph, vectors: Tensor, x: Tensor) -> Arrivals:
+        """Sums over triplets, triplet by triplet, from vectors to the neighbors (E, 3) and lengths over the cutoff."""
+        triplets = edge_triplets(graph.edge_index, graph.edge_shift, len(graph.numbers))
+        return TripletArrivals(self.spherical(x, vectors, triplets), triplets)
+
+    def evaluate(
+        self,
+        graph: AtomGraph,
+        head: int,
+        arrivals_of: Callable[[AtomGraph, Tensor, Tensor], Arrivals],
+        silu: Activation,
+    ) -> AtomOutputs:
+        """The network with sums over triplets from `arrivals_of`, which is called as `triplets`, and `silu`."""
         species = self.species(graph.numbers)
         graph = graph.within(self.cutoff)  # of a longer list there would be far more triplets
         vectors = graph.edge_vectors().to(self.dtype)
         lengths = vectors.norm(dim=1)
         x = lengths / self.cutoff
-        triplets = edge_triplets(graph.edge_index, graph.edge_shift, len(species))
         radial = self.radial(x)
-        spherical = self.spherical(x, vectors, triplets)
+        arrivals = arrivals_of(graph, vectors, x)
 
-        messages = self.embedding(species[graph.edge_index], radial)
+        messages = self.embedding(species[graph.edge_index], radial, silu)
         all_messages = [messages]
         for interaction in self.interactions:
-            all_messages.append(interaction(all_messages[-1], radial, spherical, triplets))
+            all_messages.append(interaction(all_messages[-1], radial, arrivals, silu))
 
         center, n = graph.edge_index[0], len(species)
-        found = [output(m, radial, center, n, head) for output, m in zip(self.outputs, all_messages, strict=True)]
+        outputs = zip(self.outputs, all_messages, strict=True)
+        found = [output(m, radial, center, n, head, silu) for output, m in outputs]
         energies, features = zip(*found, strict=True)
         dipole = None
         if len(self.vectors):
             directions = vectors / lengths.unsqueeze(1)
             pairs = zip(self.vectors, all_messages, strict=True)
-            dipole = torch.stack([vector(m, radial, directions, center, n) for vector, m in pairs]).sum(dim=0)
+            dipole = torch.stack([vector(m, radial, directions, center, n, silu) for vector, m in pairs]).sum(dim=0)
         return AtomOutputs(torch.stack(energies).double().sum(dim=0), torch.cat(features, dim=1), dipole)
 
 

@@ -176,6 +176,7 @@ class SphericalRadialBasis(nn.Module):
 
     def __init__(self, num_spherical: int, num_radial: int, envelope_exponent: int = 5, faithful: bool = False) -> None:
         super().__init__()
+        self.num_spherical, self.num_radial = num_spherical, num_radial
         self.p, self.faithful = envelope_exponent + 1, faithful
         if faithful:
             self.constants = Constants(published_constants(num_spherical, num_radial))

@@ -1,6 +1,7 @@
 """Differentiable operators of message passing. Each has a plain-torch reference; compiled paths come beside it."""
 
 from mlip.ops.contraction_program import ContractionProgram as ContractionProgram
+from mlip.ops.directional_sums import directional_sums as directional_sums
 from mlip.ops.dispatch import pad_channels as pad_channels
 from mlip.ops.dispatch import runs_compiled as runs_compiled
 from mlip.ops.distinct import distinct as distinct

@@ -9,6 +9,8 @@ from itertools import chain
 import torch
 from torch import Tensor
 
+from mlip.ops.matmul import matmul
+
 Monomial = tuple[int, ...]  # factors, ascending
 #: First output component; monomials (M, order), coefficients (dim_out, paths, M), as of `product_basis.polynomial`.
 Block = tuple[int, Tensor, Tensor]
@@ -70,7 +72,7 @@ class ContractionProgram:
         out = weights[0].new_zeros(n_elements, self.n_terms, channels)
         for weight, (_, matrix), terms in zip(weights, self._blocks, self._terms, strict=True):
             where = terms.to(weight.device)
-            out = out.index_add(1, where, torch.einsum("tp,zpc->ztc", matrix.to(weight), weight))
+            out = out.index_add(1, where, matmul(weight.mT, matrix.T.to(weight)).mT)
         return out
 
 

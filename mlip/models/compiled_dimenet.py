@@ -1,0 +1,69 @@
+"""DimeNet without triplets, by densities of messages. In exact arithmetic the numbers are those of plain torch."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from mlip import ops
+from mlip.graph import AtomGraph
+from mlip.models.arrivals import Arrivals, DensityArrivals, edges_back
+from mlip.models.base import AtomOutputs
+from mlip.nn.chebyshev import ChebyshevSeries
+from mlip.nn.spherical_basis import SphericalRadialBasis
+from mlip.ops.directional_sums import fits
+from mlip.ops.dispatch import full_precision
+from mlip.ops.spherical_harmonics import COMPILED_DEGREE
+
+if TYPE_CHECKING:
+    from mlip.models.dimenet import DirectionalModel
+
+
+class CompiledDimeNet:
+    """The network with its present parameters.
+
+    Args:
+        model: the network; derivatives by its parameters go to it.
+    """
+
+    def __init__(self, model: DirectionalModel) -> None:
+        self.model = model
+
+    @staticmethod
+    def covers(model: DirectionalModel) -> bool:
+        """Whether its sums over triplets are those of `DensityArrivals`, with whole blocks of channels."""
+        weight = next(model.parameters())
+        spherical = model.spherical
+        product = not (spherical.angle_at_center or spherical.faithful)
+        few_degrees = spherical.num_spherical - 1 <= COMPILED_DEGREE
+        return product and few_degrees and fits(weight.new_empty(1, 0, model.arriving_channels))
+
+    def __call__(self, graph: AtomGraph, head: int = 0) -> AtomOutputs:
+        with full_precision(graph.positions):
+            return self.model.evaluate(graph, head, self._arrivals, ops.silu)
+
+    def _arrivals(self, graph: AtomGraph, vectors: Tensor, x: Tensor) -> Arrivals:
+        back = edges_back(graph.edge_index, graph.edge_shift, len(graph.numbers))
+        if back is None:  # not a list of both directions of each pair
+            return self.model.triplets(graph, vectors, x)
+        harmonics, _ = ops.spherical_harmonics(vectors, self.model.spherical.num_spherical - 1)
+        offsets = ops.row_offsets(graph.edge_index[0].contiguous(), len(graph.numbers))
+        return DensityArrivals(self._radial(x).transpose(0, 1), harmonics, offsets, back)
+
+    def _radial(self, x: Tensor) -> Tensor:
+        """(E, S, R), as `SphericalRadialBasis`."""
+        basis = self.model.spherical.radial
+        series = _series(basis.num_spherical, basis.num_radial, basis.p - 1)
+        return series(x).unflatten(1, (-1, basis.num_radial)) if series else basis(x)
+
+
+@lru_cache(maxsize=16)
+def _series(num_spherical: int, num_radial: int, envelope_exponent: int) -> ChebyshevSeries | None:
+    """The spherical basis as a series: Bessel functions of many orders take a fifth of a training step."""
+    basis = SphericalRadialBasis(num_spherical, num_radial, envelope_exponent)
+    try:
+        return ChebyshevSeries(lambda x: basis(x).flatten(1))
+    except ValueError:  # such as envelopes of a very high power
+        return None
