@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
+from copy import deepcopy
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -267,7 +269,16 @@ def _first_derivatives(evaluate: Evaluator, graph: AtomGraph, head: int) -> list
 
 
 def gradient_disagreement(model: EnergyModel, radial: str, atoms: Atoms, head: int) -> float:
-    """Largest difference of the gradients of Σ F² + Σ E² by parameters and, if exact, positions, to the largest one."""
+    """Largest difference of the gradients of Σ F² + Σ E² by parameters and, if exact, positions, to the largest one.
+
+    Of a model that begins with zero energies, as DimeNet does, a copy with random parameters is compared.
+    """
+    found = _gradient_disagreement(model, radial, atoms, head)
+    return _gradient_disagreement(_stirred(model), radial, atoms, head) if np.isnan(found) else found
+
+
+def _gradient_disagreement(model: EnergyModel, radial: str, atoms: Atoms, head: int) -> float:
+    """NaN where all gradients are zero."""
     with torch.enable_grad():  # whoever asks first may not want gradients
         fast = model.compiled(radial, trained=True)
     assert fast is not None
@@ -275,7 +286,17 @@ def gradient_disagreement(model: EnergyModel, radial: str, atoms: Atoms, head: i
     expected, got = (_loss_gradients(evaluate, graph, head, list(model.parameters())) for evaluate in (model, fast))
     scale = max(float(tensor.abs().max()) for tensor in expected)
     pairs = list(zip(expected, got, strict=True))[0 if radial == "exact" else 1 :]
-    return float(np.max([(a - b).abs().max() for a, b in pairs], initial=0.0)) / scale
+    difference = float(np.max([(a - b).abs().max() for a, b in pairs], initial=0.0))
+    return difference / scale if scale else difference or math.nan
+
+
+def _stirred(model: EnergyModel) -> EnergyModel:
+    """A copy, its parameters moved by random numbers."""
+    copied, random = deepcopy(model), np.random.default_rng(0)
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            parameter.add_(torch.from_numpy(random.normal(scale=0.1, size=parameter.shape)).to(parameter))
+    return copied
 
 
 def _loss_gradients(evaluate: Evaluator, graph: AtomGraph, head: int, parameters: list[Tensor]) -> list[Tensor]:

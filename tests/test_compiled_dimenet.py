@@ -11,7 +11,7 @@ from ase.build import bulk, molecule
 from test_dimenet import random_model, random_potential
 
 import mlip
-from mlip.acceleration import disagreement, gradient_disagreement
+from mlip.acceleration import Acceleration, disagreement, gradient_disagreement
 from mlip.convert import atoms_to_graph
 from mlip.graph import AtomGraph, collate
 from mlip.models import DimeNet, DimeNetPlusPlus
@@ -49,10 +49,12 @@ def structures() -> dict[str, Atoms]:
     }
 
 
+@pytest.mark.parametrize("few", [0, 100])
 @pytest.mark.parametrize("structure", structures())
 @pytest.mark.parametrize("kind", KINDS)
-def test_equal_to_triplets(kind: str, structure: str) -> None:
-    """Energies, forces and virial; gradients of a force loss by positions and parameters."""
+def test_equal_to_plain_torch(kind: str, structure: str, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Energies, forces and virial; gradients of a force loss by positions and parameters; by densities and triplets."""
+    monkeypatch.setattr("mlip.models.compiled_dimenet.FEW_NEIGHBORS", few)
     model_type, options = KINDS[kind]
     model, atoms = random_model(model_type, (1, 14), 4.0, **options), structures()[structure]
     compiled = model.compiled("exact")
@@ -65,7 +67,7 @@ def test_equal_to_triplets(kind: str, structure: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_triplet_is_made(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_triplets_of_few_neighbors_only(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model_type, options = KINDS[kind]
     model = random_model(model_type, (1, 14), 4.0, vectors=True, **options)
     batch = collate([atoms_to_graph(atoms, 6.0) for atoms in structures().values()])
@@ -78,6 +80,8 @@ def test_no_triplet_is_made(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = model.compiled("exact")(batch)
     torch.testing.assert_close(found.energy, expected.energy, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(found.dipole, expected.dipole, rtol=1e-11, atol=1e-12)
+    with pytest.raises(AssertionError, match="triplets"):
+        model.compiled("exact")(atoms_to_graph(structures()["molecule"], 4.0))
 
 
 def test_edges_without_their_counterpart() -> None:
@@ -136,3 +140,13 @@ class TestCompiledDimeNetPlusPlusPhysics(PotentialPhysics):
     @pytest.fixture
     def potential(self) -> Potential:
         return random_potential(DimeNetPlusPlus, (14,), **KINDS["dimenet_plus_plus"][1])
+
+
+def test_training_from_zero_energies_is_verified(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All gradients but those of the last layer are zero there, whatever the operators do."""
+    model_type, options = KINDS["dimenet_plus_plus"]
+    model = model_type((14,), 4.0, **options).double()
+    assert isinstance(Acceleration().trainer(model), CompiledDimeNet)
+    monkeypatch.setattr("mlip.models.arrivals.DensityArrivals.__call__", lambda self, linear, m: 1.1 * m)
+    with pytest.warns(RuntimeWarning, match="disagree with plain torch"):
+        assert Acceleration().trainer(model) is model

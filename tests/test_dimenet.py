@@ -199,7 +199,7 @@ def test_spherical_basis(published: bool) -> None:
     graph = atoms_to_graph(atoms, 3.0)
     x = graph.edge_vectors().norm(dim=1) / 3.0
     triplets = edge_triplets(graph.edge_index, graph.edge_shift, 3)
-    values = basis(x, graph.edge_vectors(), triplets)
+    values = basis(basis.radial(x), graph.edge_vectors(), triplets)
     assert len(values) == 6
     for value, first, second in zip(values, *triplets, strict=True):
         i, j = graph.edge_index[:, first].tolist()

@@ -17,6 +17,9 @@ from mlip.ops.directional_sums import fits
 from mlip.ops.dispatch import full_precision
 from mlip.ops.spherical_harmonics import COMPILED_DEGREE
 
+#: Neighbors per atom up to which sums over triplets cost less than the components of densities.
+FEW_NEIGHBORS = 8
+
 if TYPE_CHECKING:
     from mlip.models.dimenet import DirectionalModel
 
@@ -42,21 +45,21 @@ class CompiledDimeNet:
 
     def __call__(self, graph: AtomGraph, head: int = 0) -> AtomOutputs:
         with full_precision(graph.positions):
-            return self.model.evaluate(graph, head, self._arrivals, ops.silu)
-
-    def _arrivals(self, graph: AtomGraph, vectors: Tensor, x: Tensor) -> Arrivals:
-        back = edges_back(graph.edge_index, graph.edge_shift, len(graph.numbers))
-        if back is None:  # not a list of both directions of each pair
-            return self.model.triplets(graph, vectors, x)
-        harmonics, _ = ops.spherical_harmonics(vectors, self.model.spherical.num_spherical - 1)
-        offsets = ops.row_offsets(graph.edge_index[0].contiguous(), len(graph.numbers))
-        return DensityArrivals(self._radial(x).transpose(0, 1), harmonics, offsets, back)
+            return self.model.evaluate(graph, head, self._radial, self._arrivals, ops.silu)
 
     def _radial(self, x: Tensor) -> Tensor:
-        """(E, S, R), as `SphericalRadialBasis`."""
         basis = self.model.spherical.radial
         series = _series(basis.num_spherical, basis.num_radial, basis.p - 1)
         return series(x).unflatten(1, (-1, basis.num_radial)) if series else basis(x)
+
+    def _arrivals(self, graph: AtomGraph, vectors: Tensor, radial: Tensor) -> Arrivals:
+        num_atoms, center = len(graph.numbers), graph.edge_index[0]
+        few = len(center) < FEW_NEIGHBORS * num_atoms
+        back = None if few else edges_back(graph.edge_index, graph.edge_shift, num_atoms)
+        if back is None:  # few triplets, or edges without their counterpart
+            return self.model.triplets(graph, vectors, radial)
+        harmonics, _ = ops.spherical_harmonics(vectors, self.model.spherical.num_spherical - 1)
+        return DensityArrivals(radial.transpose(0, 1), harmonics, ops.row_offsets(center.contiguous(), num_atoms), back)
 
 
 @lru_cache(maxsize=16)

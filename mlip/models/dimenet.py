@@ -70,7 +70,7 @@ class DirectionalModel(EnergyModel, ABC):
         self.vectors = nn.ModuleList(VectorOutput(num_radial, given["hidden_channels"]) for _ in range(count))
 
     def forward(self, graph: AtomGraph, head: int = 0) -> AtomOutputs:
-        return self.evaluate(graph, head, self.triplets, silu)
+        return self.evaluate(graph, head, self.spherical.radial, self.triplets, silu)
 
     def compiled(self, radial: str, trained: bool = False) -> CompiledDimeNet | None:
         return CompiledDimeNet(self) if CompiledDimeNet.covers(self) else None
@@ -80,26 +80,27 @@ class DirectionalModel(EnergyModel, ABC):
         """Channels of the messages that are summed over triplets."""
         return int(self.hyperparameters.get("int_emb_size", self.hyperparameters["hidden_channels"]))
 
-    def triplets(self, graph: AtomGraph, vectors: Tensor, x: Tensor) -> Arrivals:
-        """Sums over triplets, triplet by triplet, from vectors to the neighbors (E, 3) and lengths over the cutoff."""
+    def triplets(self, graph: AtomGraph, vectors: Tensor, radial: Tensor) -> Arrivals:
+        """Sums triplet by triplet, from vectors to the neighbors (E, 3) and `self.spherical.radial` (E, S, R)."""
         triplets = edge_triplets(graph.edge_index, graph.edge_shift, len(graph.numbers))
-        return TripletArrivals(self.spherical(x, vectors, triplets), triplets)
+        return TripletArrivals(self.spherical(radial, vectors, triplets), triplets)
 
     def evaluate(
         self,
         graph: AtomGraph,
         head: int,
+        radial_of: Callable[[Tensor], Tensor],
         arrivals_of: Callable[[AtomGraph, Tensor, Tensor], Arrivals],
         silu: Activation,
     ) -> AtomOutputs:
-        """The network with sums over triplets from `arrivals_of`, which is called as `triplets`, and `silu`."""
+        """The network by ways to compute `self.spherical.radial`, sums over triplets (as `triplets`) and silu."""
         species = self.species(graph.numbers)
         graph = graph.within(self.cutoff)  # of a longer list there would be far more triplets
         vectors = graph.edge_vectors().to(self.dtype)
         lengths = vectors.norm(dim=1)
         x = lengths / self.cutoff
         radial = self.radial(x)
-        arrivals = arrivals_of(graph, vectors, x)
+        arrivals = arrivals_of(graph, vectors, radial_of(x))
 
         messages = self.embedding(species[graph.edge_index], radial, silu)
         all_messages = [messages]

@@ -53,12 +53,12 @@ class SphericalBasis(nn.Module):
         self.radial = SphericalRadialBasis(num_spherical, num_radial, envelope_exponent, faithful)
         self.num_spherical, self.faithful, self.angle_at_center = num_spherical, faithful, angle_at_center
 
-    def forward(self, x: Tensor, vectors: Tensor, triplets: EdgeTriplets) -> Tensor:
-        """Values (T, num_spherical · num_radial) of distances over the cutoff (E,) and vectors to neighbors (E, 3)."""
+    def forward(self, radial: Tensor, vectors: Tensor, triplets: EdgeTriplets) -> Tensor:
+        """Values (T, S R) from values of `self.radial` (E, S, R) and vectors to neighbors (E, 3)."""
         to_j, onward = vectors[triplets.first], vectors[triplets.second]
         cosine = _cosine(to_j, to_j + onward) if self.angle_at_center else -_cosine(to_j, onward)
-        radial = self.radial(x)[triplets.second if self.faithful else triplets.first]
-        return (radial * legendre(self.num_spherical, cosine).unsqueeze(2)).flatten(1)
+        of_edge = radial[triplets.second if self.faithful else triplets.first]
+        return (of_edge * legendre(self.num_spherical, cosine).unsqueeze(2)).flatten(1)
 
 
 def _cosine(a: Tensor, b: Tensor) -> Tensor:
