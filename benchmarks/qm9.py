@@ -113,13 +113,13 @@ def command(files: dict[str, Path], n: int, target: str, minutes: float, folder:
 
 
 def run(words: list[str], log: Path, threads: int) -> dict[str, Any]:
-    """What a run says of itself; its messages go into a log."""
+    """What a run says of itself, without the names of its files; its messages go into a log."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     with open(log, "a") as stream:
         done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, stderr=stream, text=True)
     if done.returncode:
         raise SystemExit(f"a run failed; see {log}")
-    return dict(json.loads(done.stdout))
+    return {name: value for name, value in json.loads(done.stdout).items() if name not in ("model", "report")}
 
 
 def report(

@@ -1,4 +1,4 @@
-"""DimeNet by densities of messages: the numbers and derivatives of sums over triplets, and the laws of physics."""
+"""DimeNet by densities of messages: the numbers and derivatives of sums over triplets. Physics: test_dimenet.py."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk, molecule
-from test_dimenet import random_model, random_potential
+from test_dimenet import random_model
 
 import mlip
 from mlip.acceleration import Acceleration, disagreement, gradient_disagreement
@@ -17,8 +17,6 @@ from mlip.graph import AtomGraph, collate
 from mlip.models import DimeNet, DimeNetPlusPlus
 from mlip.models.arrivals import edges_back
 from mlip.models.compiled_dimenet import CompiledDimeNet, _series
-from mlip.potential import Potential
-from mlip.testing.physics import PotentialPhysics
 
 pytestmark = pytest.mark.skipif(not mlip.compiled, reason="the extension is not built")
 
@@ -124,22 +122,6 @@ def test_envelope_beyond_a_series() -> None:
     model = random_model(model_type, (14,), 4.0, envelope_exponent=3000, **options)
     assert _series(4, 3, 3000) is None
     assert disagreement(model, model.compiled("exact"), structures()["one atom"], 0) < 1e-10
-
-
-class TestCompiledDimeNetPhysics(PotentialPhysics):
-    """DimeNet without triplets; of one block, since random ones of more are too stiff for finite differences."""
-
-    @pytest.fixture
-    def potential(self) -> Potential:
-        return random_potential(DimeNet, (8, 14), 0.7, **KINDS["dimenet"][1] | {"num_blocks": 1})
-
-
-class TestCompiledDimeNetPlusPlusPhysics(PotentialPhysics):
-    """DimeNet++ without triplets."""
-
-    @pytest.fixture
-    def potential(self) -> Potential:
-        return random_potential(DimeNetPlusPlus, (14,), **KINDS["dimenet_plus_plus"][1])
 
 
 def test_training_from_zero_energies_is_verified(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,11 +63,12 @@ class TestDimeNetPhysics(PotentialPhysics):
 
 
 class TestDimeNetPlusPlusPhysics(PotentialPhysics):
-    """DimeNet++, one element, other numbers of residual layers."""
+    """DimeNet++, one element, other numbers of residual layers; eight channels are summed by compiled operators."""
 
     @pytest.fixture
     def potential(self) -> Potential:
-        return random_potential(DimeNetPlusPlus, (14,), **PLUS_PLUS, num_before_skip=0, num_after_skip=1)
+        options = PLUS_PLUS | {"int_emb_size": 8}
+        return random_potential(DimeNetPlusPlus, (14,), **options, num_before_skip=0, num_after_skip=1)
 
 
 class TestFaithfulPhysics(PotentialPhysics):
