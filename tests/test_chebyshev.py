@@ -39,7 +39,7 @@ def test_single_precision_is_rounded_once() -> None:
 
 def test_made_in_inference_mode() -> None:
     with torch.inference_mode():
-        series = ChebyshevSeries(waves)
+        series = ChebyshevSeries(waves, orders=0)
         series.coefficients(1)
     x = torch.tensor([0.3], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.grad(series(x)[:, 1].sum(), x)[0].item() == pytest.approx(0.27)

@@ -82,6 +82,18 @@ def test_triplets_of_few_neighbors_only(kind: str, monkeypatch: pytest.MonkeyPat
         model.compiled("exact")(atoms_to_graph(structures()["molecule"], 4.0))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_functional_transforms(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlip.models.compiled_dimenet.FEW_NEIGHBORS", 0)
+    model_type, options = KINDS[kind]
+    model, graph = random_model(model_type, (1, 14), 4.0, **options), atoms_to_graph(structures()["pair"], 4.0)
+    hessians = [
+        torch.func.jacrev(torch.func.grad(lambda r, f=f: f(graph._replace(positions=r)).energy.sum()))(graph.positions)
+        for f in (model, model.compiled("exact"))
+    ]
+    torch.testing.assert_close(*hessians, rtol=1e-10, atol=1e-12)
+
+
 def test_edges_without_their_counterpart() -> None:
     """Triplets are what such a graph has."""
     model_type, options = KINDS["dimenet_plus_plus"]

@@ -111,10 +111,15 @@ def _matrix(linear: nn.Module) -> Tensor:
 class _Exchanged(torch.autograd.Function):
     """x[back] for a permutation that is its own inverse, and so its own derivative."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, back: Tensor) -> Tensor:
-        ctx.save_for_backward(back)
+    def forward(x: Tensor, back: Tensor) -> Tensor:
         return x.index_select(0, back)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:

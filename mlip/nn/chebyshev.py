@@ -20,15 +20,17 @@ class ChebyshevSeries:
 
     Args:
         functions: analytic, of x (E,) to (E, F) in float64, differentiable.
+        orders: of derivatives that are prepared; those beyond are when they are asked for.
         tolerance: the largest error, relative to the largest value; the same for derivatives.
 
     Raises:
         ValueError: 256 polynomials do not reach the tolerance.
     """
 
-    def __init__(self, functions: Functions, tolerance: float = 1e-12) -> None:
+    def __init__(self, functions: Functions, orders: int = 2, tolerance: float = 1e-12) -> None:
         self._functions, self._tolerance = functions, tolerance
         self._by_order = [_fitted(functions, tolerance)]
+        self.coefficients(orders)
 
     def coefficients(self, order: int) -> NDArray[np.float64]:
         """Those of the derivatives of this order by x, (number of polynomials, F)."""
@@ -81,15 +83,20 @@ def _values(functions: Functions, x: NDArray[np.float64]) -> NDArray[np.float64]
 class _Series(torch.autograd.Function):
     """A series, whose derivative is another one."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, series: ChebyshevSeries, order: int) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.series, ctx.order = series, order
+    def forward(x: Tensor, series: ChebyshevSeries, order: int) -> Tensor:
         coefficients = torch.from_numpy(series.coefficients(order)).to(x.device)
         degrees = torch.arange(len(coefficients), dtype=torch.float64, device=x.device)
         y = x.double().clamp(0, 1)
         angle = 2 * torch.atan2((1 - y).sqrt(), y.sqrt())  # the arc cosine of 2x - 1, exact near the ends too
         return (torch.cos(angle.unsqueeze(1) * degrees) @ coefficients).to(x.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ChebyshevSeries, int], output: Tensor) -> None:
+        x, ctx.series, ctx.order = inputs
+        ctx.save_for_backward(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
