@@ -274,11 +274,13 @@ def gradient_disagreement(model: EnergyModel, radial: str, atoms: Atoms, head: i
     Of a model that begins with zero energies, as DimeNet does, a copy with random parameters is compared.
     """
     found = _gradient_disagreement(model, radial, atoms, head)
-    return _gradient_disagreement(_stirred(model), radial, atoms, head) if np.isnan(found) else found
+    if found is None:
+        found = _gradient_disagreement(_stirred(model), radial, atoms, head)
+    return math.nan if found is None else found
 
 
-def _gradient_disagreement(model: EnergyModel, radial: str, atoms: Atoms, head: int) -> float:
-    """NaN where all gradients are zero."""
+def _gradient_disagreement(model: EnergyModel, radial: str, atoms: Atoms, head: int) -> float | None:
+    """None where all gradients are zero, and there is nothing to compare."""
     with torch.enable_grad():  # whoever asks first may not want gradients
         fast = model.compiled(radial, trained=True)
     assert fast is not None
@@ -287,7 +289,7 @@ def _gradient_disagreement(model: EnergyModel, radial: str, atoms: Atoms, head: 
     scale = max(float(tensor.abs().max()) for tensor in expected)
     pairs = list(zip(expected, got, strict=True))[0 if radial == "exact" else 1 :]
     difference = float(np.max([(a - b).abs().max() for a, b in pairs], initial=0.0))
-    return difference / scale if scale else difference or math.nan
+    return difference / scale if scale else difference or None
 
 
 def _stirred(model: EnergyModel) -> EnergyModel:

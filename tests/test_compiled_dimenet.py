@@ -137,7 +137,7 @@ def test_envelope_beyond_a_series() -> None:
 
 
 def test_training_from_zero_energies_is_verified(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All gradients but those of the last layer are zero there, whatever the operators do."""
+    """All gradients of the loss are zero there, whatever the operators do."""
     model_type, options = KINDS["dimenet_plus_plus"]
     model = model_type((14,), 4.0, **options).double()
     assert isinstance(Acceleration().trainer(model), CompiledDimeNet)

@@ -157,6 +157,21 @@ def test_spherical_bessel_functions(order: int) -> None:
     np.testing.assert_allclose(hessian.numpy(), expected[1], rtol=1e-12, atol=1e-14)
 
 
+def test_forward_mode_in_forward_mode_is_refused() -> None:
+    """Torch would leave out the derivative of what custom functions save."""
+    y = torch.tensor([0.3, 4.0], dtype=torch.float64)
+
+    def function(y: Tensor) -> Tensor:
+        return spherical_bessel(2, y)
+
+    of_gradient = torch.func.jacfwd(torch.func.grad(lambda y: function(y).sum()))(y).diagonal()
+    step = 1e-4
+    expected = (function(y + step) - 2 * function(y) + function(y - step)) / step**2
+    torch.testing.assert_close(of_gradient, expected, rtol=1e-5, atol=1e-7)
+    with pytest.raises(NotImplementedError, match="one derivative at most in forward mode"):
+        torch.func.jacfwd(torch.func.jacfwd(function))(y)
+
+
 def test_spherical_bessel_roots() -> None:
     """4.4934, 5.7635, 6.9879: Abramowitz and Stegun, table 10.6."""
     roots = spherical_bessel_roots(7, 6)

@@ -13,15 +13,15 @@ from mlip.models.arrivals import Arrivals, DensityArrivals, edges_back
 from mlip.models.base import AtomOutputs
 from mlip.nn.chebyshev import ChebyshevSeries
 from mlip.nn.spherical_basis import SphericalRadialBasis
-from mlip.ops.directional_sums import fits
 from mlip.ops.dispatch import full_precision
+from mlip.ops.message_general import fits
 from mlip.ops.spherical_harmonics import COMPILED_DEGREE
-
-#: Neighbors per atom up to which sums over triplets cost less than the components of densities.
-FEW_NEIGHBORS = 8
 
 if TYPE_CHECKING:
     from mlip.models.dimenet import DirectionalModel
+
+#: Neighbors per atom up to which sums over triplets cost less than the components of densities.
+FEW_NEIGHBORS = 8
 
 
 class CompiledDimeNet:
@@ -64,7 +64,7 @@ class CompiledDimeNet:
 
 @lru_cache(maxsize=16)
 def _series(num_spherical: int, num_radial: int, envelope_exponent: int) -> ChebyshevSeries | None:
-    """The spherical basis as a series: Bessel functions of many orders take a fifth of a training step."""
+    """The spherical basis as a series, many times faster than Bessel functions of many orders."""
     basis = SphericalRadialBasis(num_spherical, num_radial, envelope_exponent)
     try:
         return ChebyshevSeries(lambda x: basis(x).flatten(1))

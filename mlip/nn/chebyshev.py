@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Functions = Callable[[Tensor], Tensor]
+#: Highest polynomials that are tried, one after the other.
 DEGREES = (16, 24, 32, 40, 48, 64, 96, 128, 192, 256)
 
 
@@ -64,10 +65,8 @@ def _fitted(functions: Functions, tolerance: float) -> NDArray[np.float64]:
     largest = np.abs(expected).max()
     for degree in DEGREES:
         points = chebyshev.chebpts1(degree + 1)
-        coefficients: NDArray[np.float64] = chebyshev.chebvander(points, degree).T @ _values(
-            functions, (points + 1) / 2
-        )
-        coefficients *= 2 / (degree + 1)
+        polynomials, values = chebyshev.chebvander(points, degree), _values(functions, (points + 1) / 2)
+        coefficients: NDArray[np.float64] = polynomials.T @ values * (2 / (degree + 1))
         coefficients[0] /= 2
         error = np.abs(chebyshev.chebval(2 * between - 1, coefficients).T - expected).max()
         if error <= tolerance * largest:

@@ -56,6 +56,11 @@ class _SphericalBessel(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
+        levels = [level.key() for level in torch._C._functorch.get_interpreter_stack() or []]
+        if levels.count(torch._C._functorch.TransformType.Jvp) > 1:  # torch would take y for a constant
+            raise NotImplementedError(
+                "spherical_bessel: one derivative at most in forward mode, others in reverse mode"
+            )
         (y,) = ctx.saved_tensors
         return tangent * _derivative(ctx.order, y)
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from mlip import _extension
-from mlip.ops.dispatch import runs_compiled
 from mlip.ops.message import edge_centers
+from mlip.ops.message_general import fits
 from mlip.ops.multilinear import register_multilinear
 
 
@@ -34,11 +34,6 @@ def directional_sums(weights: Tensor, harmonics: Tensor, density: Tensor, offset
     center, degrees = edge_centers(offsets), weights.shape[0]
     products = (harmonics.T.unsqueeze(2) * density.index_select(1, center)).split([2 * k + 1 for k in range(degrees)])
     return (weights * torch.stack([product.sum(0) for product in products])).sum(0)
-
-
-def fits(weights: Tensor) -> bool:
-    """Whether the compiled operator takes these weights."""
-    return runs_compiled(weights) and weights.shape[2] > 0 and weights.shape[2] * weights.element_size() % 64 == 0
 
 
 if _extension.compiled:

@@ -181,7 +181,7 @@ def message_general_reference(
 
 
 def fits(x: Tensor) -> bool:
-    """Whether the compiled kernels can do this."""
+    """Whether the compiled kernels take arrays (..., ..., C) like this one: whole blocks of channels."""
     return runs_compiled(x) and x.shape[2] > 0 and x.shape[2] * x.element_size() % 64 == 0
 
 
