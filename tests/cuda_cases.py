@@ -6,13 +6,20 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from ase import Atoms
+from ase.build import bulk
 from e3nn import o3
+from test_hdnnp import CUTOFF, functions, make
 from torch import Tensor
 
 from mlip import ops
-from mlip.models import MACE
+from mlip.convert import atoms_to_graph
+from mlip.models import HDNNP, MACE
+from mlip.models.compiled_edges import edge_vectors
+from mlip.models.compiled_hdnnp import CompiledHDNNP
 from mlip.nn.irreps import spherical_irreps, wigner_3j
 from mlip.nn.product_basis import polynomial
+from mlip.nn.symmetry_functions import CORES, CUTOFFS
 from mlip.ops.message import message_paths
 from mlip.potential import Potential
 
@@ -26,8 +33,12 @@ OPERATORS = (
     "message_interpolated",
     "message_exact",
     "neighbor_outer",
+    "directional_sums",
     "symmetric_contraction",
+    "symmetry_functions",
 )
+#: Arguments of symmetry functions that stay on the CPU.
+TABLES = set(ops.SymmetryTables._fields)
 DEGREES = [(hidden, harmonics) for hidden in range(3) for harmonics in range(max(1, hidden), 4)]
 KNOTS = 9
 Call = tuple[str, tuple[Any, ...]]
@@ -71,7 +82,10 @@ def calls(dtype: torch.dtype) -> Iterator[Call]:
     yield from harmonics_calls(random)
     yield from message_calls(random)
     yield from outer_calls(random)
+    yield from directional_calls(random)
     yield from contraction_calls(random)
+    if dtype == torch.float64:
+        yield from symmetry_calls(random)
 
 
 def edge_calls(random: Random) -> Iterator[Call]:
@@ -145,6 +159,49 @@ def outer_calls(random: Random) -> Iterator[Call]:
         factors = random.normal(edges, rows), random.normal(edges, columns)
         yield "neighbor_outer", (*factors, offsets)
         yield "neighbor_outer_backward", (random.normal(rows, atoms, columns), *factors, offsets)
+
+
+def directional_calls(random: Random) -> Iterator[Call]:
+    for edges, degrees, channels, atoms in ((50, 4, 64, 7), (33, 7, 80, 4), (9, 1, 16, 3), (0, 3, 16, 2)):
+        _, offsets = random.graph(atoms, edges)
+        factors = random.normal(degrees, edges, channels), random.normal(edges, degrees**2)
+        given = (*factors, random.normal(degrees**2, atoms, channels), offsets)
+        yield "directional_sums", given
+        for needed in ((True, True, True), (True, False, False), (False, True, False), (False, False, True)):
+            yield "directional_sums_backward", (random.normal(edges, channels), *given, *needed)
+
+
+def symmetry_calls(random: Random) -> Iterator[Call]:
+    """All kinds, windows and cores, several elements, many neighbors and none, longer lists than needed."""
+    elements = (1, 6, 14)
+    every = functions(elements, (2, 3, 9, 12, 13)) + functions(elements, (20, 21, 22, 23, 24, 25), "p2a")
+    crystal = bulk("Si", cubic=True)
+    crystal.numbers = [1, 6, 14, 14, 6, 14, 1, 14]
+    crystal.rattle(0.3, seed=1)
+    line = Atoms("Si4", positions=[[0, 0, 0], [2, 0, 0], [-2, 0, 0], [30, 0, 0]])
+    models = [(elements, every, {"cutoff_function": name}, crystal) for name in CUTOFFS]
+    models += [(elements, every, {"cutoff_function": "cos", "inner_cutoff": 0.3}, crystal)]
+    models += [((14,), functions((14,), (2, 3, 9, 22), core), {}, bulk("Si").repeat(2)) for core in CORES]
+    models += [((14,), functions((14,), (2, 3)), {}, structure) for structure in (line, Atoms("Si"))]
+    for species, made, options, atoms in models:
+        model = make(species, made, **options).model
+        assert isinstance(model, HDNNP)
+        graph = atoms_to_graph([atoms, bulk("Si")], 1.2 * CUTOFF)
+        vectors, edges = edge_vectors(graph), CompiledHDNNP(model).edges(graph)
+        given = (vectors, *edges, *model.tables)
+        grad, direction = random.normal(len(graph.numbers), model.tables.columns), random.normal(*vectors.shape)
+        yield "symmetry_functions", given
+        yield "symmetry_functions_backward", (grad, *given)
+        for need_gradient in (True, False):
+            yield "symmetry_functions_tangent", (direction, grad, *given, need_gradient)
+
+
+def stays_on_cpu(operator: str, name: str, argument: Any) -> bool:
+    """Programs of contractions, tables of symmetry functions."""
+    if not isinstance(argument, Tensor):
+        return True
+    program = argument.dim() == 1 and argument.dtype == torch.int32
+    return program or (operator.startswith("symmetry_functions") and name in TABLES)
 
 
 def program(l_max: int, order: int, outputs: Sequence[str] = ("0e", "1o", "2e")) -> ops.ContractionProgram:

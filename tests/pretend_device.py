@@ -6,7 +6,10 @@ of `torch.ops.mlip_emulated` (tests/cuda_emulation). So whole models run as they
 
 from __future__ import annotations
 
+import ctypes
 from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,8 +18,25 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 DEVICE = torch.device("meta")
-#: Operators that take indices from the CPU, or copy between devices.
-MIXING = ("aten.index.", "aten.copy_", "aten.index_put", "aten._index_put")
+#: Operators that take indices or tables from the CPU, or copy between devices.
+MIXING = ("aten.index.", "aten.copy_", "aten.index_put", "aten._index_put", "mlip.symmetry_functions")
+
+
+_libraries: list[ctypes.CDLL] = []
+
+
+def load_emulation(library: Path) -> None:
+    """The operators become `torch.ops.mlip_emulated.*`."""
+    torch.ops.load_library(library)
+    _libraries.append(ctypes.CDLL(str(library)))
+
+
+def emulated(name: str, arguments: Sequence[Any], on_cpu: Sequence[Any]) -> Any:
+    """Calls an emulated operator ("name" or "name.overload"); all tensors but those `on_cpu` count as the device's."""
+    places = [t.data_ptr() for t in on_cpu if isinstance(t, Tensor) and t.numel()]
+    _libraries[-1].emulated_host_tensors((ctypes.c_void_p * len(places))(*places), ctypes.c_int64(len(places)))
+    operator, _, overload = name.partition(".")
+    return getattr(getattr(torch.ops.mlip_emulated, operator), overload or "default")(*arguments)
 
 
 class DeviceTensor(Tensor):
@@ -67,7 +87,7 @@ def _strip(x: Any) -> Any:
 
 
 def _check(name: str, tensors: list[Tensor]) -> None:
-    """Tensors on the CPU may be numbers, or programs of contractions.
+    """Tensors on the CPU may be numbers, programs of contractions, or tables of symmetry functions.
 
     Indexing with a list makes a tensor on the device without any mode seeing it: its numbers are lost here, and copied,
     while the program waits, on a real device. An index tensor is what the code should have.
@@ -88,9 +108,11 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any], called: Counter[str] | No
     if wrapped and not name.startswith("aten._to_copy"):
         _check(name, [x for x in leaves if isinstance(x, Tensor) and not isinstance(x, DeviceTensor)])
         if name.startswith("mlip."):
-            func = getattr(getattr(torch.ops.mlip_emulated, name.split(".")[1]), name.split(".")[2])
             if called is not None:
                 called[name.split(".")[1]] += 1
+            on_cpu = [x for x in leaves if not isinstance(x, DeviceTensor)]
+            out = emulated(name.removeprefix("mlip."), tree_map(_strip, args), on_cpu)
+            return tree_map(lambda x: DeviceTensor(x) if isinstance(x, Tensor) else x, out)
     out = func(*tree_map(_strip, args), **tree_map(_strip, kwargs))
     if not on_device or "_local_scalar_dense" in name:
         return out

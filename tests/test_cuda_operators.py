@@ -33,17 +33,18 @@ def _compiled_for_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CUDA_VARIABLE, "1")
 
 
-def on_device(argument: Any) -> Any:
-    """Tensors on the GPU, but for the programs of contractions."""
-    program = isinstance(argument, Tensor) and argument.dim() == 1 and argument.dtype == torch.int32
-    return argument.cuda() if isinstance(argument, Tensor) and not program else argument
+def on_device(argument: Any, operator: str = "", name: str = "") -> Any:
+    """Tensors on the GPU, but for those that operators take from the CPU."""
+    return argument if cuda_cases.stays_on_cpu(operator, name, argument) else argument.cuda()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_operator_equals_the_cpu(dtype: torch.dtype) -> None:
     for name, arguments in cuda_cases.calls(dtype):
         operator = getattr(torch.ops.mlip, name)
-        cuda_cases.assert_same(name, operator(*map(on_device, arguments)), operator(*arguments))
+        names = cuda_cases.argument_names(name)
+        moved = [on_device(x, name, argument) for argument, x in zip(names, arguments, strict=True)]
+        cuda_cases.assert_same(name, operator(*moved), operator(*arguments))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -4,6 +4,7 @@
 
 #define MLIP_ISA cuda
 #define MLIP_INLINE __device__ __forceinline__
+#define MLIP_INLINE_LAMBDA
 #include "kernels/inline.hpp"
 
 namespace mlip::cuda {

@@ -41,7 +41,8 @@ class CompiledDimeNet:
         spherical = model.spherical
         product = not (spherical.angle_at_center or spherical.faithful)
         few_degrees = spherical.num_spherical - 1 <= COMPILED_DEGREE
-        return product and few_degrees and fits(weight.new_empty(1, 0, model.arriving_channels))
+        arriving = weight.new_empty(1, 0, model.arriving_channels)
+        return product and few_degrees and fits(arriving, cuda="directional_sums")
 
     def __call__(self, graph: AtomGraph, head: int = 0) -> AtomOutputs:
         with full_precision(graph.positions):

@@ -27,7 +27,7 @@ class CompiledHDNNP:
     def __init__(self, model: HDNNP) -> None:
         self.model = model
 
-    def _edges(self, graph: AtomGraph) -> tuple[Tensor, Tensor, Tensor]:
+    def edges(self, graph: AtomGraph) -> tuple[Tensor, Tensor, Tensor]:
         """Offsets of the centers, elements of the neighbors, elements of the atoms."""
         species = self.model.species(graph.numbers)
         center, neighbor = graph.edge_index
@@ -35,8 +35,8 @@ class CompiledHDNNP:
 
     def symmetry_functions(self, graph: AtomGraph) -> list[tuple[Tensor, Tensor]]:
         """As `HDNNP.symmetry_functions`."""
-        edges = self._edges(graph)
-        found = ops.symmetry_functions(edge_vectors(graph), *edges, self.model.tables())
+        edges = self.edges(graph)
+        found = ops.symmetry_functions(edge_vectors(graph), *edges, self.model.tables)
         return self.model.by_element(found, edges[-1])
 
     def __call__(self, graph: AtomGraph, head: int = 0) -> AtomOutputs:
@@ -54,7 +54,7 @@ class CompiledHDNNP:
         model = self.model
         with torch.no_grad(), full_precision(graph.positions):
             vectors = edge_vectors(graph).to(torch.float64)
-            edges, tables = self._edges(graph), model.tables()
+            edges, tables = self.edges(graph), model.tables
             values = ops.symmetry_functions(vectors, *edges, tables)
             with torch.enable_grad():
                 values.requires_grad_(True)

@@ -20,7 +20,7 @@ from mlip.errors import InputError
 from mlip.graph import AtomGraph
 from mlip.models.base import AtomOutputs, EnergyModel
 from mlip.models.compiled_hdnnp import CompiledHDNNP
-from mlip.nn.constants import Constants, KeepsPrecision
+from mlip.nn.constants import KeepsPrecision
 from mlip.nn.symmetry_functions import CutoffFunction, SymmetryFunction, smoothness
 from mlip.nn.symmetry_groups import CenterEdges, ElementFunctions
 from mlip.nn.symmetry_tables import symmetry_tables
@@ -162,16 +162,11 @@ class HDNNP(EnergyModel):
             self.networks.append(AtomicNetwork(sizes, _of_element(activations, symbol), normalized))
             self.scaling.append(Scaling(len(own)))
         self.cutoff_smoothness = smoothness(functions, window)
-        *tensors, self._columns = symmetry_tables(by_element, window)
-        self._tables = Constants(tensors)
-
-    def tables(self) -> SymmetryTables:
-        """The symmetry functions as the compiled operator takes them."""
-        numbers, windows, parts, angles, functions = self._tables.buffers()
-        return SymmetryTables(numbers, windows, parts, angles, functions, self._columns)
+        #: The symmetry functions as the compiled operator takes them: on the CPU, wherever the network is.
+        self.tables: SymmetryTables = symmetry_tables(by_element, window)
 
     def compiled(self, radial: str, trained: bool = False) -> CompiledHDNNP | None:
-        return CompiledHDNNP(self) if runs_compiled(next(self.parameters())) else None
+        return CompiledHDNNP(self) if runs_compiled(next(self.parameters()), cuda="symmetry_functions") else None
 
     def _check(
         self, functions: Sequence[SymmetryFunction], by_element: Mapping[int, Sequence[SymmetryFunction]]

@@ -27,7 +27,7 @@ def directional_sums(weights: Tensor, harmonics: Tensor, density: Tensor, offset
     Returns:
         (E, C).
     """
-    if fits(weights):
+    if fits(weights, cuda="directional_sums"):
         return torch.ops.mlip.directional_sums(
             weights.contiguous(), harmonics.contiguous(), density.contiguous(), offsets
         )

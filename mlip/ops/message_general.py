@@ -180,9 +180,14 @@ def message_general_reference(
     return join_blocks([torch.cat(parts, dim=2) for parts in collected])
 
 
-def fits(x: Tensor) -> bool:
-    """Whether the compiled kernels take arrays (..., ..., C) like this one: whole blocks of channels."""
-    return runs_compiled(x) and x.shape[2] > 0 and x.shape[2] * x.element_size() % 64 == 0
+def fits(x: Tensor, cuda: str | None = None) -> bool:
+    """Whether the compiled kernels take arrays (..., ..., C) like this one: whole blocks of channels.
+
+    Args:
+        x: the array.
+        cuda: name of the operator, if it takes arrays on a CUDA device too.
+    """
+    return runs_compiled(x, cuda=cuda) and x.shape[2] > 0 and x.shape[2] * x.element_size() % 64 == 0
 
 
 if _extension.compiled:

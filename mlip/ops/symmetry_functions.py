@@ -14,7 +14,7 @@ from mlip import _extension
 
 
 class SymmetryTables(NamedTuple):
-    """All functions of a model; `mlip.nn.symmetry_tables` makes them."""
+    """All functions of a model, on the CPU, wherever the atoms are; `mlip.nn.symmetry_tables` makes them."""
 
     numbers: Tensor  # (S,) float64, what neighbors of each element weigh in weighted functions
     windows: Tensor  # (W, 4) float64, cutoff functions

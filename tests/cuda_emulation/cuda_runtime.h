@@ -48,6 +48,8 @@ const Indices& here();
 void run(dim3 grid, dim3 block, const std::function<void()>& thread);
 void wait_for_block();
 uint64_t exchange(uint64_t mine, int distance);  // the number of the lane at this distance (exclusive or)
+uint32_t ballot(bool mine);
+void wait_for_warp();
 }  // namespace emulation
 
 #define threadIdx (::emulation::here().thread)
@@ -56,6 +58,9 @@ uint64_t exchange(uint64_t mine, int distance);  // the number of the lane at th
 #define gridDim (::emulation::here().grid_size)
 
 inline void __syncthreads() { emulation::wait_for_block(); }
+inline void __syncwarp() { emulation::wait_for_warp(); }
+inline uint32_t __ballot_sync(unsigned, bool mine) { return emulation::ballot(mine); }
+inline int __popc(uint32_t x) { return __builtin_popcount(x); }
 template <class T>
 T __shfl_xor_sync(unsigned, T value, int distance) {
   uint64_t bits = 0;
@@ -83,6 +88,7 @@ extern "C" int32_t emulated_stream(int32_t, void** stream);
 #define dlopen(name, flags) reinterpret_cast<void*>(1)
 #define dlsym(library, name) reinterpret_cast<void*>(&emulated_stream)
 #define aoti_torch_library_init_impl emulated_library_init_impl
-// All tensors seem to be on a CUDA device, but for one-dimensional ones of int32: the programs of contractions.
+// All tensors seem to be on a CUDA device, but for one-dimensional ones of int32: the programs of contractions; and those
+// that emulated_host_tensors names.
 #define aoti_torch_get_device_type emulated_get_device_type
 #define aoti_torch_empty_strided emulated_empty_strided

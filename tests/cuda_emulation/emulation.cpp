@@ -18,6 +18,7 @@ struct AtenTensorOpaque;
 int32_t aoti_torch_library_init_impl(const char*, const char*, const char*, uint32_t, TorchLibraryOpaque**);
 int32_t aoti_torch_get_dim(AtenTensorOpaque*, int64_t*);
 int32_t aoti_torch_get_dtype(AtenTensorOpaque*, int32_t*);
+int32_t aoti_torch_get_data_ptr(AtenTensorOpaque*, void**);
 int32_t aoti_torch_dtype_int32();
 int32_t aoti_torch_device_type_cpu();
 int32_t aoti_torch_empty_strided(int64_t, const int64_t*, const int64_t*, int32_t, int32_t, int32_t, AtenTensorOpaque**);
@@ -25,13 +26,21 @@ int32_t aoti_torch_empty_strided(int64_t, const int64_t*, const int64_t*, int32_
 int32_t emulated_library_init_impl(const char*, const char*, const char* file, uint32_t line, TorchLibraryOpaque** to) {
   return aoti_torch_library_init_impl("mlip_emulated", "CPU", file, line, to);
 }
+static std::vector<const void*> host_tensors;
+// Where the tensors begin that are on the CPU in the calls that follow.
+__attribute__((visibility("default"))) void emulated_host_tensors(const void* const* begin, int64_t count) {
+  host_tensors.assign(begin, begin + count);
+}
 int32_t emulated_get_device_type(AtenTensorOpaque* tensor, int32_t* type) {
   int64_t axes = 0;
   int32_t dtype = 0;
+  void* data = nullptr;
   aoti_torch_get_dim(tensor, &axes);
   aoti_torch_get_dtype(tensor, &dtype);
+  aoti_torch_get_data_ptr(tensor, &data);
   const bool program = axes == 1 && dtype == aoti_torch_dtype_int32();
-  *type = aoti_torch_device_type_cpu() + (program ? 0 : 1);
+  const bool named = std::find(host_tensors.begin(), host_tensors.end(), data) != host_tensors.end();
+  *type = aoti_torch_device_type_cpu() + (program || named ? 0 : 1);
   return 0;
 }
 int32_t emulated_empty_strided(int64_t ndim, const int64_t* sizes, const int64_t* strides, int32_t dtype, int32_t,
@@ -114,6 +123,18 @@ void run_block(size_t count) {
 
 const Indices& here() { return current->indices; }
 void wait_for_block() { wait(State::at_block); }
+
+void wait_for_warp() { wait(State::at_warp); }
+
+uint32_t ballot(bool mine) {
+  current->number = mine;
+  wait(State::at_warp);
+  const size_t first = static_cast<size_t>(current - threads.data()) / warp * warp;
+  uint32_t set = 0;
+  for (unsigned lane = 0; lane < warp; lane++) set |= static_cast<uint32_t>(threads[first + lane].number) << lane;
+  wait(State::at_warp);
+  return set;
+}
 
 uint64_t exchange(uint64_t mine, int distance) {
   current->number = mine;

@@ -6,6 +6,7 @@
 
 #ifndef MLIP_INLINE
 #define MLIP_INLINE __attribute__((always_inline)) inline
+#define MLIP_INLINE_LAMBDA __attribute__((always_inline))
 #endif
 
 // Before a loop with few constant rounds: unrolled as `unroll` does, with less for the compiler to do.

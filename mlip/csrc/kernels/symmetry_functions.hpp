@@ -7,6 +7,7 @@
 #pragma once
 #include <cstdint>
 
+#include "../host_device.hpp"
 #include "../isa.hpp"
 #include "inline.hpp"
 
@@ -48,9 +49,9 @@ template <class T>
 struct View {
   const T* data;
   int64_t size;
-  MLIP_INLINE const T* begin() const { return data; }
-  MLIP_INLINE const T* end() const { return data + size; }
-  MLIP_INLINE const T& operator[](int64_t k) const { return data[k]; }
+  MLIP_HOST_DEVICE const T* begin() const { return data; }
+  MLIP_HOST_DEVICE const T* end() const { return data + size; }
+  MLIP_HOST_DEVICE const T& operator[](int64_t k) const { return data[k]; }
 };
 
 // Some of the parts, and the windows that these need.

@@ -1,20 +1,14 @@
-// The functions of distances and angles that symmetry functions are made of, with their derivatives; for vectors of
-// numbers, and for dual numbers of these, which give the second derivatives.
+// The functions of distances and angles that symmetry functions are made of, with their derivatives; for the numbers of
+// several lanes, and for dual numbers of these, which give the second derivatives.
+//
+// Behind `symmetry_numbers.hpp` or, on a CUDA device, `symmetry_numbers.cuh`.
 #pragma once
-#include <cmath>
-
-#include "compress.hpp"
-#include "dual.hpp"
 #include "symmetry_functions.hpp"
-#include "vector_math.hpp"
 
 namespace mlip::MLIP_ISA {
 
-using V = Vector<double>;
 using D = Dual<V>;
-using Mask = BitVector<double>;
 
-MLIP_INLINE V vector(double x) { return V{} + x; }
 MLIP_INLINE D operator+(const D& a, double b) { return {a.value + b, a.tangent}; }
 MLIP_INLINE D operator-(const D& a, double b) { return {a.value - b, a.tangent}; }
 MLIP_INLINE D operator-(double a, const D& b) { return {a - b.value, -b.tangent}; }
@@ -29,57 +23,15 @@ MLIP_INLINE T constant(double x) {
   if constexpr (std::is_same_v<T, V>)
     return vector(x);
   else
-    return {vector(x), V{}};
+    return {vector(x), vector(0)};
 }
 
-MLIP_INLINE V select(Mask where, V a, V b) { return where ? a : b; }
 MLIP_INLINE D select(Mask where, const D& a, const D& b) {
-  return {where ? a.value : b.value, where ? a.tangent : b.tangent};
-}
-
-// Whether any lane is set.
-MLIP_INLINE bool any(Mask mask) {
-#if defined(__AVX512F__)
-  return _mm512_test_epi64_mask((__m512i)mask, (__m512i)mask) != 0;
-#elif defined(__AVX2__)
-  return !_mm256_testz_si256((__m256i)mask, (__m256i)mask);
-#else
-  Bits<double> found = 0;
-  for (int k = 0; k < width<double>; k++) found |= mask[k];
-  return found != 0;
-#endif
-}
-// Writes place + k of the lanes k that are set, and anything behind them, up to a vector; how many there are.
-MLIP_INLINE int64_t append_places(Mask mask, int64_t place, int64_t* out) {
-#if defined(__AVX512F__)
-  const __m512i places = _mm512_add_epi64(_mm512_set1_epi64(place), _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0));
-  const __mmask8 set = _mm512_test_epi64_mask((__m512i)mask, (__m512i)mask);
-  _mm512_storeu_si512(out, _mm512_maskz_compress_epi64(set, places));
-  return __builtin_popcount(set);
-#elif defined(__AVX2__)
-  // For each mask the places of its bits, a byte each.
-  static constexpr uint32_t bits[16] = {0,      0,      1,        0x100,    2,        0x200,      0x201,      0x20100,
-                                        3,      0x300,  0x301,    0x30100,  0x302,    0x30200,    0x30201,    0x3020100};
-  const int set = _mm256_movemask_pd((__m256d)mask);
-  const __m256i chosen = _mm256_cvtepu8_epi64(_mm_cvtsi32_si128(static_cast<int>(bits[set])));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_add_epi64(_mm256_set1_epi64x(place), chosen));
-  return __builtin_popcount(static_cast<uint32_t>(set));
-#else
-  int64_t count = 0;
-  for (int k = 0; k < width<double>; k++) {
-    out[count] = place + k;
-    count -= mask[k];
-  }
-  return count;
-#endif
+  return {select(where, a.value, b.value), select(where, a.tangent, b.tangent)};
 }
 MLIP_INLINE bool any_nonzero(V x) { return any(x != 0.0); }
 MLIP_INLINE bool any_nonzero(const D& x) { return any((x.value != 0.0) | (x.tangent != 0.0)); }
 
-MLIP_INLINE V root(V x) {
-  for (int k = 0; k < width<double>; k++) x[k] = std::sqrt(x[k]);
-  return x;
-}
 MLIP_INLINE V inverse(V x) { return 1.0 / x; }
 MLIP_INLINE D inverse(const D& x) {
   const V y = 1.0 / x.value;
@@ -88,28 +40,29 @@ MLIP_INLINE D inverse(const D& x) {
 // Of numbers that are not zero, and of those where it has a derivative.
 MLIP_INLINE D root(const D& x) {
   const V y = root(x.value);
-  return {y, y > 0.0 ? 0.5 * x.tangent / y : V{}};
+  return {y, select(y > 0.0, 0.5 * x.tangent / y, vector(0))};
 }
-
-// exp(x) of x <= 0
-MLIP_INLINE V decay(V x) { return exp_of_negative<double>(x); }
 MLIP_INLINE D decay(const D& x) {
   const V y = decay(x.value);
   return {y, y * x.tangent};
 }
+// Of positive numbers.
+MLIP_INLINE D power(const D& x, double exponent) {
+  const V y = power(x.value, exponent);
+  return {y, exponent * y / x.value * x.tangent};
+}
 
-// Sine and cosine of numbers from 0 to π/4.
 template <class T>
 struct Turn {
   T sine, cosine;
 };
-MLIP_INLINE Turn<V> turn(V x) {
-  const SineCosine at = sine_cosine_of_small(x);
-  return {at.sine, at.cosine};
-}
-MLIP_INLINE Turn<D> turn(const D& x) {
-  const SineCosine at = sine_cosine_of_small(x.value);
-  return {{at.sine, at.cosine * x.tangent}, {at.cosine, -(at.sine * x.tangent)}};
+template <class T>
+MLIP_INLINE Turn<T> turned(const T& x) {
+  const auto at = turn(value_of(x));
+  if constexpr (std::is_same_v<T, V>)
+    return {at.sine, at.cosine};
+  else
+    return {{at.sine, at.cosine * x.tangent}, {at.cosine, -(at.sine * x.tangent)}};
 }
 
 // A function and its derivative by its argument.
@@ -148,7 +101,7 @@ MLIP_INLINE Curve<T> cutoff_function(const CutoffWindow& window, const T& r) {
     x = select(outside | within, zero, x);
     if (window.kind == CutoffWindow::cosine) {
       // (1 + cos 4t) / 2 = (cos 2t)², cos 2t = 1 - 2 (sin t)²
-      const Turn<T> at = turn(M_PI / 4 * x);
+      const Turn<T> at = turned<T>(M_PI / 4 * x);
       const T cosine = 1.0 - 2.0 * (at.sine * at.sine);
       f = {cosine * cosine, -2.0 * M_PI * (at.sine * at.cosine * cosine)};
     } else if (window.kind == CutoffWindow::from_core) {
@@ -191,8 +144,8 @@ MLIP_INLINE void keep(Curve<T>& out, const Curve<T>& f) {
 
 // All parts of a list at distances r: out[part]. `windows` is memory for those of the list.
 template <bool slopes, class T>
-MLIP_INLINE void distance_parts(const SymmetryPlan& plan, const PartList& list, const T& r, Curve<T>* windows,
-                                Curve<T>* out) {
+MLIP_INLINE void distance_parts(const SymmetryPlan& plan, const PartList& list, const T& r,
+                                LaneArray<Curve<T>> windows, LaneArray<Curve<T>> out) {
   for (const int32_t w : list.windows) keep<slopes>(windows[w], cutoff_function(plan.windows[w], r));
   for (const int32_t p : list.parts) {
     const DistancePart& part = plan.parts[p];
@@ -206,16 +159,6 @@ MLIP_INLINE void distance_parts(const SymmetryPlan& plan, const PartList& list, 
   }
 }
 
-MLIP_INLINE V power(V x, double exponent) {
-  for (int k = 0; k < width<double>; k++) x[k] = std::pow(x[k], exponent);
-  return x;
-}
-// Of positive numbers.
-MLIP_INLINE D power(const D& x, double exponent) {
-  const V y = power(x.value, exponent);
-  return {y, exponent * y / x.value * x.tangent};
-}
-
 // Integer powers of one number, made of its squares.
 template <class T>
 class Powers {
@@ -223,7 +166,7 @@ class Powers {
   MLIP_INLINE explicit Powers(const T& x) { squares_[0] = x; }
   // exponent from 1 to largest_power
   MLIP_INLINE T operator()(int32_t exponent) {
-    int place = __builtin_ctz(static_cast<uint32_t>(exponent));
+    int place = lowest_bit(static_cast<uint32_t>(exponent));
     const T* out = &squares_[up_to(place)];
     T product = *out;
     for (uint32_t rest = static_cast<uint32_t>(exponent) >> place >> 1; rest; rest >>= 1) {
@@ -249,8 +192,7 @@ MLIP_INLINE Curve<T> angle_of(const T& cosine) {
   constexpr double limit = 1 - 1e-14, degrees = 180 / M_PI;
   const Mask high = value_of(cosine) > limit, low = value_of(cosine) < -limit;
   const T c = select(high, constant<T>(limit), select(low, constant<T>(-limit), cosine));
-  V theta = value_of(c);
-  for (int k = 0; k < width<double>; k++) theta[k] = degrees * std::acos(theta[k]);
+  const V theta = degrees * arc_cosine(value_of(c));
   const T slope = -degrees * inverse(root(1.0 - c * c));
   if constexpr (std::is_same_v<T, V>)
     return {theta, slope};
@@ -287,7 +229,8 @@ struct PowersOfAngle {
 
 // All parts of angles in the list: out[part], with derivatives by the cosine.
 template <bool slopes, class T>
-MLIP_INLINE void angle_parts(const SymmetryPlan& plan, const View<int32_t>& list, const T& cosine, Curve<T>* out) {
+MLIP_INLINE void angle_parts(const SymmetryPlan& plan, const View<int32_t>& list, const T& cosine,
+                             LaneArray<Curve<T>> out) {
   Curve<T> theta{};
   if (plan.bump_of_angle) theta = angle_of(cosine);
   PowersOfAngle<T> one(1, cosine), other(-1, cosine);
