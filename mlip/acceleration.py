@@ -235,10 +235,10 @@ def probes(model: EnergyModel) -> list[Atoms]:
     """Small periodic structures of a few and of many of the model's elements, the same each time."""
     rng = np.random.default_rng(0)
     structures = []
-    for kinds in (2, 7):
+    for kinds, nearest in ((2, 0.8), (7, 0.55)):  # the second dense, too, whatever the size of the atoms
         picked = np.unique(np.linspace(0, len(model.elements) - 1, kinds).round().astype(int))
         numbers = np.resize([model.elements[k] for k in picked], 8)
-        spacing = min(2.2 * covalent_radii[numbers].mean(), 0.8 * model.cutoff)
+        spacing = min(2.2 * covalent_radii[numbers].mean(), nearest * model.cutoff)
         grid = np.stack(np.meshgrid([0, 1], [0, 1], [0, 1]), axis=-1).reshape(-1, 3)
         positions = spacing * (grid + rng.uniform(-0.15, 0.15, (8, 3)))
         cell = 2 * spacing * (np.eye(3) + rng.uniform(-0.05, 0.05, (3, 3)))
@@ -271,11 +271,11 @@ def _first_derivatives(evaluate: Evaluator, graph: AtomGraph, head: int) -> list
 def gradient_disagreement(model: EnergyModel, radial: str, atoms: Atoms, head: int) -> float:
     """Largest difference of the gradients of Σ F² + Σ E² by parameters and, if exact, positions, to the largest one.
 
-    Of a model that begins with zero energies, as DimeNet does, a copy with random parameters is compared.
+    Of a model that begins with zero energies, as DimeNet does, a copy is compared whose zeros are random numbers.
     """
     found = _gradient_disagreement(model, radial, atoms, head)
     if found is None:
-        found = _gradient_disagreement(_stirred(model), radial, atoms, head)
+        found = _gradient_disagreement(_without_zeros(model), radial, atoms, head)
     return math.nan if found is None else found
 
 
@@ -292,12 +292,13 @@ def _gradient_disagreement(model: EnergyModel, radial: str, atoms: Atoms, head: 
     return difference / scale if scale else difference or None
 
 
-def _stirred(model: EnergyModel) -> EnergyModel:
-    """A copy, its parameters moved by random numbers."""
+def _without_zeros(model: EnergyModel) -> EnergyModel:
+    """A copy, with random numbers for those of its parameters that are zero."""
     copied, random = deepcopy(model), np.random.default_rng(0)
     with torch.no_grad():
         for parameter in copied.parameters():
-            parameter.add_(torch.from_numpy(random.normal(scale=0.1, size=parameter.shape)).to(parameter))
+            if not parameter.any():
+                parameter.copy_(torch.from_numpy(random.normal(scale=0.1, size=parameter.shape)))
     return copied
 
 

@@ -1,4 +1,4 @@
-"""Chebyshev series: values and derivatives of any order, ends included."""
+"""Chebyshev series: values and derivatives, ends included."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def waves(x: Tensor) -> Tensor:
 
 
 def test_values_and_derivatives() -> None:
-    series = ChebyshevSeries(waves)
+    series = ChebyshevSeries(waves, orders=3)
     x = torch.tensor([0.0, 1e-9, 0.2, 0.77, 1 - 1e-9, 1.0], dtype=torch.float64, requires_grad=True)
     phase = 9 * x.detach()
     expected = [phase.sin(), 9 * phase.cos(), -81 * phase.sin(), -729 * phase.cos()]
@@ -28,6 +28,8 @@ def test_values_and_derivatives() -> None:
         torch.testing.assert_close(derivative, of_sine, rtol=0, atol=1e-8)
     assert torch.autograd.gradcheck(series, x.detach()[2:4].requires_grad_(True))
     assert torch.autograd.gradgradcheck(series, x.detach()[2:4].requires_grad_(True))
+    with pytest.raises(NotImplementedError, match="derivative 4 of a series that was made for 3"):
+        torch.autograd.grad(derivative.sum(), x)
 
 
 def test_single_precision_is_rounded_once() -> None:
@@ -39,10 +41,14 @@ def test_single_precision_is_rounded_once() -> None:
 
 def test_made_in_inference_mode() -> None:
     with torch.inference_mode():
-        series = ChebyshevSeries(waves, orders=0)
-        series.coefficients(1)
+        series = ChebyshevSeries(waves, orders=1)
     x = torch.tensor([0.3], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.grad(series(x)[:, 1].sum(), x)[0].item() == pytest.approx(0.27)
+
+
+def test_made_in_a_functional_transform() -> None:
+    found = torch.func.jacrev(lambda x: ChebyshevSeries(waves, orders=1)(x)[:, 1])(torch.tensor([0.3]).double())
+    assert found.item() == pytest.approx(0.27)
 
 
 def test_functions_that_are_not_smooth() -> None:

@@ -15,7 +15,7 @@ from mlip.acceleration import Acceleration, disagreement, gradient_disagreement
 from mlip.convert import atoms_to_graph
 from mlip.graph import AtomGraph, collate
 from mlip.models import DimeNet, DimeNetPlusPlus
-from mlip.models.arrivals import edges_back
+from mlip.models.arrivals import DensityArrivals, edges_back
 from mlip.models.compiled_dimenet import CompiledDimeNet, _series
 
 pytestmark = pytest.mark.skipif(not mlip.compiled, reason="the extension is not built")
@@ -113,6 +113,10 @@ def test_edges_back() -> None:
     assert torch.equal(graph.edge_shift[back], -graph.edge_shift)
     twice = torch.cat([graph.edge_index, graph.edge_index], dim=1), torch.cat([graph.edge_shift, graph.edge_shift])
     assert edges_back(*twice, len(graph.numbers)) is None
+    first = int((graph.edge_index[0] != graph.edge_index[1]).nonzero()[0])
+    doubled = torch.arange(len(back)).where(torch.arange(len(back)) != back[first], torch.tensor(first))
+    one_way = graph.edge_index[:, doubled], graph.edge_shift[doubled]  # an edge twice, the one back not at all
+    assert edges_back(*one_way, len(graph.numbers)) is None
 
 
 @pytest.mark.parametrize(
@@ -134,6 +138,24 @@ def test_envelope_beyond_a_series() -> None:
     model = random_model(model_type, (14,), 4.0, envelope_exponent=3000, **options)
     assert _series(4, 3, 3000) is None
     assert disagreement(model, model.compiled("exact"), structures()["one atom"], 0) < 1e-10
+
+
+@pytest.mark.parametrize(("element", "cutoff"), [(55, 5.0), (14, 3.0), (1, 1.5), (11, 4.0)])
+def test_verification_sees_sums_over_densities(element: int, cutoff: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of large atoms and short cutoffs, too; few neighbors would take triplets."""
+    model_type, options = KINDS["dimenet_plus_plus"]
+    model = random_model(model_type, (element,), cutoff, **options)
+    monkeypatch.setattr(DensityArrivals, "__call__", lambda self, linear, m: 1.1 * m)
+    with pytest.warns(RuntimeWarning, match="compiled operators disagree"):
+        assert Acceleration().trainer(model) is model
+    with pytest.warns(RuntimeWarning, match="compiled operators disagree"):
+        assert Acceleration().evaluator(model.requires_grad_(False)) is model
+
+
+def test_wide_networks_in_single_precision_are_verified() -> None:
+    """Their random weights must not make energies explode."""
+    model = DimeNetPlusPlus((1, 6, 7, 8, 16), 3.5, num_blocks=2)
+    assert isinstance(Acceleration().trainer(model), CompiledDimeNet)
 
 
 def test_training_from_zero_energies_is_verified(monkeypatch: pytest.MonkeyPatch) -> None:

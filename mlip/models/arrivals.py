@@ -141,4 +141,6 @@ def edges_back(edge_index: Tensor, edge_shift: Tensor, num_atoms: int) -> Tensor
     both = torch.zeros(len(first), dtype=torch.int64, device=place.device).index_add_(0, place, every)
     if 2 * len(first) != len(place) or bool((torch.bincount(place, minlength=len(first)) != 2).any()):
         return None
-    return both[place] - every
+    back = both[place] - every
+    reverse = torch.equal(edge_index[:, back], edge_index.flip(0)) and torch.equal(edge_shift[back], -edge_shift)
+    return back if reverse else None  # an edge that is listed twice, without the one back

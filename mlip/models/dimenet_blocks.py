@@ -86,7 +86,8 @@ class Embedding(nn.Module):
         distance = self.radial(radial)
         if self.faithful:
             distance = silu(distance)
-        center, neighbor = self.elements[species]
+        # The derivative of an index adds in any order, by several threads.
+        center, neighbor = (self.elements.index_select(0, of_end) for of_end in species)
         return silu(self.combine(torch.cat([center, neighbor, distance], dim=1)))
 
 

@@ -10,6 +10,7 @@ import torch
 from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
 from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 Functions = Callable[[Tensor], Tensor]
 #: Highest polynomials that are tried, one after the other.
@@ -20,8 +21,8 @@ class ChebyshevSeries:
     """F functions f_k(x) for x from 0 to 1 as Σ_j c_jk T_j(2x - 1), and such series of their derivatives.
 
     Args:
-        functions: analytic, of x (E,) to (E, F) in float64, differentiable.
-        orders: of derivatives that are prepared; those beyond are when they are asked for.
+        functions: of x (E,) to (E, F) in float64, with more continuous derivatives than are asked for.
+        orders: the highest derivative.
         tolerance: the largest error, relative to the largest value; the same for derivatives.
 
     Raises:
@@ -29,15 +30,18 @@ class ChebyshevSeries:
     """
 
     def __init__(self, functions: Functions, orders: int = 2, tolerance: float = 1e-12) -> None:
-        self._functions, self._tolerance = functions, tolerance
         self._by_order = [_fitted(functions, tolerance)]
-        self.coefficients(orders)
+        for _ in range(orders):
+            functions = _derivative(functions)
+            self._by_order.append(_fitted(functions, tolerance))
 
     def coefficients(self, order: int) -> NDArray[np.float64]:
         """Those of the derivatives of this order by x, (number of polynomials, F)."""
-        while len(self._by_order) <= order:
-            self._functions = _derivative(self._functions)
-            self._by_order = [*self._by_order, _fitted(self._functions, self._tolerance)]
+        if order >= len(self._by_order):
+            raise NotImplementedError(
+                f"derivative {order} of a series that was made for {len(self._by_order) - 1}; plain torch has all "
+                "(backend 'reference')"
+            )
         return self._by_order[order]
 
     def __call__(self, x: Tensor, order: int = 0) -> Tensor:
@@ -75,7 +79,8 @@ def _fitted(functions: Functions, tolerance: float) -> NDArray[np.float64]:
 
 
 def _values(functions: Functions, x: NDArray[np.float64]) -> NDArray[np.float64]:
-    with torch.inference_mode(False), torch.enable_grad():
+    # Whoever asks first may be in torch.func.grad or in inference mode.
+    with temporarily_clear_interpreter_stack(), torch.inference_mode(False), torch.enable_grad():
         return functions(torch.from_numpy(x).requires_grad_(True)).detach().numpy()
 
 
