@@ -196,12 +196,18 @@ def results_are_old(atoms: Atoms) -> bool:
     )
 
 
-def present(structures: Sequence[Atoms]) -> str:
+def key_counts(structures: Sequence[Atoms]) -> dict[str, int]:
+    """On how many structures there is what, the most common first."""
     counts: Counter[str] = Counter()
     for atoms in structures:
         results = getattr(atoms.calc, "results", {}) if atoms.calc is not None else {}
         counts.update({*atoms.info, *atoms.arrays, *results} - {"numbers", "positions"})
-    return ", ".join(f"{key} ({n} of {len(structures)})" for key, n in counts.most_common(20)) or "none at all"
+    return dict(counts.most_common())
+
+
+def present(structures: Sequence[Atoms]) -> str:
+    counts = list(key_counts(structures).items())[:20]
+    return ", ".join(f"{key} ({n} of {len(structures)})" for key, n in counts) or "none at all"
 
 
 def _label(atoms: Atoms, keys: LabelKeys, index: int, source: str) -> LabelledStructure:

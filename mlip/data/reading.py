@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 from ase import Atoms
 
@@ -14,8 +15,20 @@ from mlip.errors import DataError
 _EXTXYZ = (".xyz", ".extxyz")
 
 
+class FileContent(NamedTuple):
+    """Structures of a file, and what to know about how they were read."""
+
+    structures: list[Atoms]
+    remarks: tuple[str, ...] = ()
+
+
 def read_structures(path: str | Path, units: Units | None = None) -> list[Atoms]:
-    """All structures of a file.
+    """All structures of a file; arguments and errors as in `read_file`."""
+    return read_file(path, units).structures
+
+
+def read_file(path: str | Path, units: Units | None = None) -> FileContent:
+    """All structures of a file, with remarks on what was left out.
 
     Args:
         path: the file; n2p2's `input.data` is known by its first word.
@@ -30,25 +43,34 @@ def read_structures(path: str | Path, units: Units | None = None) -> list[Atoms]
         if not stream.read(1):
             raise DataError(f"{file} is empty; expected structures, for example in extended xyz")
     try:
-        structures = read_n2p2_data(file, units) if is_n2p2_data(file) else _read(file)
+        content = FileContent(read_n2p2_data(file, units)) if is_n2p2_data(file) else _read(file)
     except DataError:
         raise
     except Exception as error:  # ASE's readers raise nearly anything on a file that is not theirs, OSError included
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise DataError(f"{file} can't be read as structures: {type(error).__name__}: {error}") from error
-    if not structures:
-        raise DataError(f"{file} holds no structure")
-    return structures
+    if not content.structures:
+        raise DataError(f"{file} holds no structure" + "".join(f"; {remark}" for remark in content.remarks))
+    return content
 
 
-def _read(file: Path) -> list[Atoms]:
+def _read(file: Path) -> FileContent:
+    if file.suffix == ".npz":
+        molecules = read_npz(file)
+        left_out = molecules.left_out
+        remark = f"{file}: {left_out} molecules are not characterized and left out"
+        return FileContent(molecules.structures, (remark,) if left_out else ())
+    if file.suffix in _EXTXYZ:
+        return FileContent(_read_extxyz(file))
     from ase.io import read
 
-    if file.suffix == ".npz":
-        return read_npz(file).structures
-    if file.suffix not in _EXTXYZ:
-        return list(read(file, index=":"))
+    return FileContent(list(read(file, index=":")))
+
+
+def _read_extxyz(file: Path) -> list[Atoms]:
+    from ase.io import read
+
     text = file.read_text()
     try:
         return read_frames(text)
