@@ -1,4 +1,4 @@
-"""Structures from files: usual extended xyz, npz and n2p2's data by our own readers, anything else by ASE's."""
+"""Structures from files: usual extended xyz, npz, n2p2's and VASP's by our own readers, anything else by ASE's."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ase import Atoms
 from mlip.data.extxyz import Unusual, read_frames
 from mlip.data.n2p2 import Units, is_n2p2_data, read_n2p2_data
 from mlip.data.npz import read_npz
+from mlip.data.vasp import is_vasp, read_vasp
 from mlip.errors import DataError
 
 _EXTXYZ = (".xyz", ".extxyz")
@@ -20,6 +21,7 @@ class FileContent(NamedTuple):
 
     structures: list[Atoms]
     remarks: tuple[str, ...] = ()
+    left_out: int = 0  # molecules that are not characterized
 
 
 def read_structures(path: str | Path, units: Units | None = None) -> list[Atoms]:
@@ -60,7 +62,10 @@ def _read(file: Path) -> FileContent:
         molecules = read_npz(file)
         left_out = molecules.left_out
         remark = f"{file}: {left_out} molecules are not characterized and left out"
-        return FileContent(molecules.structures, (remark,) if left_out else ())
+        return FileContent(molecules.structures, (remark,) if left_out else (), left_out)
+    if is_vasp(file):
+        run = read_vasp(file)
+        return FileContent(run.structures, run.remarks(file))
     if file.suffix in _EXTXYZ:
         return FileContent(_read_extxyz(file))
     from ase.io import read

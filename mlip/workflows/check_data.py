@@ -11,7 +11,7 @@ from typing import Any
 from ase import Atoms
 
 from mlip.data.checks.energies import judge_scaling
-from mlip.data.checks.findings import Finding, Frames, counted
+from mlip.data.checks.findings import Finding, Frames, Level, counted
 from mlip.data.checks.joint import judge_energies
 from mlip.data.checks.nearby import nearby_pairs
 from mlip.data.checks.references import judge_isolated, judge_magnitude
@@ -36,6 +36,7 @@ from mlip.data.labels import (
 )
 from mlip.data.n2p2 import Units
 from mlip.data.reading import read_file
+from mlip.data.vasp import is_vasp
 from mlip.errors import DataError, InputError
 from mlip.workflows.evaluation import Progress
 from mlip.workflows.results import Result, hidden
@@ -107,7 +108,8 @@ def check_data(
             read = read_file(path, units)
             data, found = _labelled(read.structures, keys, str(path))
         except InputError as error:
-            findings.append(Finding("error", "file", " ".join(str(error).split())))
+            level: Level = "warning" if is_vasp(path) and len(paths) > 1 else "error"  # one of many calculations
+            findings.append(Finding(level, "file", " ".join(str(error).split())))
             continue
         findings += [Finding("warning", "file", remark) for remark in read.remarks] + found
         summaries.append(_summary(data, str(path)))
