@@ -21,6 +21,8 @@ def find_files(given: Given) -> list[Path]:
     A folder stands for the calculations of VASP below it, at any depth. Where one lies as vasprun.xml and as OUTCAR,
     the first is taken.
 
+    FILE@PART names a part of a file that has several (rMD17's npz).
+
     Raises:
         DataError: a pattern or folder without files, a file named twice, or nothing at all.
         FileNotFoundError: no such file.
@@ -58,6 +60,14 @@ def _calculations(folder: Path) -> list[Path]:
             f"files themselves, as in '{folder}/*.extxyz'"
         )
     return [best[parent] for parent in sorted(best)]
+
+
+def without_part(path: str | Path) -> tuple[Path, str]:
+    """File and part of FILE@PART; no part where a file has that very name, or there is no @."""
+    name, at, part = Path(path).name.rpartition("@")
+    if not at or Path(path).exists():
+        return Path(path), ""
+    return Path(path).with_name(name), part
 
 
 def in_words(given: Given) -> str:

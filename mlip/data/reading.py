@@ -8,10 +8,11 @@ from typing import NamedTuple
 from ase import Atoms
 
 from mlip.data.extxyz import Unusual, read_frames
+from mlip.data.files import without_part
 from mlip.data.n2p2 import Units, is_n2p2_data, read_n2p2_data
 from mlip.data.npz import read_npz
 from mlip.data.vasp import is_vasp, read_vasp
-from mlip.errors import DataError
+from mlip.errors import DataError, MissingDependencyError
 
 _EXTXYZ = (".xyz", ".extxyz")
 
@@ -40,13 +41,13 @@ def read_file(path: str | Path, units: Units | None = None) -> FileContent:
         OSError: the file can't be opened.
         DataError: it is empty, not a file of structures, or one that ASE would read in part.
     """
-    file = Path(path)
+    file, part = without_part(path)
     with open(file, "rb") as stream:
         if not stream.read(1):
             raise DataError(f"{file} is empty; expected structures, for example in extended xyz")
     try:
-        content = FileContent(read_n2p2_data(file, units)) if is_n2p2_data(file) else _read(file)
-    except DataError:
+        content = FileContent(read_n2p2_data(file, units)) if is_n2p2_data(file) else _read(file, part)
+    except (DataError, MissingDependencyError):
         raise
     except Exception as error:  # ASE's readers raise nearly anything on a file that is not theirs, OSError included
         if isinstance(error, OSError) and error.errno is not None:
@@ -57,9 +58,11 @@ def read_file(path: str | Path, units: Units | None = None) -> FileContent:
     return content
 
 
-def _read(file: Path) -> FileContent:
+def _read(file: Path, part: str) -> FileContent:
+    if part and file.suffix != ".npz":
+        raise DataError(f"{file}@{part}: only npz files have parts; name the file alone")
     if file.suffix == ".npz":
-        molecules = read_npz(file)
+        molecules = read_npz(file, part)
         left_out = molecules.left_out
         remark = f"{file}: {left_out} molecules are not characterized and left out"
         return FileContent(molecules.structures, (remark,) if left_out else (), left_out)
@@ -68,9 +71,20 @@ def _read(file: Path) -> FileContent:
         return FileContent(run.structures, run.remarks(file))
     if file.suffix in _EXTXYZ:
         return FileContent(_read_extxyz(file))
+    return FileContent(_own_or_ase(file))
+
+
+def _own_or_ase(file: Path) -> list[Atoms]:
+    """Files that mlip data convert writes, else those of ASE."""
     from ase.io import read
 
-    return FileContent(list(read(file, index=":")))
+    from mlip.data import shards, storing  # they know of labels, and so of this module
+
+    if file.suffix in shards.SUFFIXES:
+        return shards.read_shard(file)
+    if file.suffix == ".lmdb":
+        return storing.read_lmdb(file)
+    return storing.read_db(file) if file.suffix == ".db" else list(read(file, index=":"))
 
 
 def _read_extxyz(file: Path) -> list[Atoms]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlip.data.batches import LabelledBatch, make_plan, make_samples
-from mlip.data.files import Given, find_files, in_words
+from mlip.data.files import Given, find_files, in_words, without_part
 from mlip.data.labels import PROPERTIES, LabelKeys, LabelledData, LabelledStructure, read_labelled
 from mlip.data.n2p2 import Units, data_units, is_n2p2_data
 from mlip.data.plan import BatchPlan
@@ -148,7 +148,7 @@ def file_hash(given: Given) -> str:
 
 def _hash(path: Path) -> str:
     digest = hashlib.sha256()
-    with open(path, "rb") as stream:
+    with open(without_part(path)[0], "rb") as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
