@@ -130,6 +130,8 @@ def test_a_good_set(silicon: list[Atoms], tmp_path: Path) -> None:
     right = {f.topic: f.text for f in result.found if f.level == "ok"}
     assert {"energy and forces", "stress", "duplicates", "distances", "outliers", "elements"} <= set(right)
     assert "and the order" in right["stress"] and "expected 1" in right["energy and forces"]
+    slopes = [float(x) for x in re.findall(r"(?:xx|yy|zz|yz|xz|xy) (-?[\d.]+)", right["stress"])]
+    assert len(slopes) == 6 and slopes == pytest.approx([1] * 6, abs=0.1)
 
 
 @pytest.mark.parametrize("name", MISTAKES)
@@ -298,6 +300,46 @@ def test_our_own_set(name: str) -> None:
     result = check_data(ROOT / "examples" / "data" / name)
     assert result.passed and not result.warnings, result.findings
     assert any(f.topic == "stress" and "and the order" in f.text for f in result.found)
+
+
+def water(folder: Path) -> list[Atoms]:
+    """Frames of a set that keeps each part under a name of its own, with kinds of atoms O, H."""
+    arrays = dict(np.load(folder / "water" / "water_dp.npz"))
+    made = []
+    for name in sorted(key.removesuffix("coord") for key in arrays if key.endswith("coord")):
+        kinds = next(a for key, a in arrays.items() if key.startswith(name[:6]) and key.endswith("type"))
+        parts = [arrays[name + key] for key in ("coord", "box", "energy", "force")]
+        for coords, box, energy, forces in zip(*parts, strict=True):
+            atoms = Atoms(np.where(kinds == 0, 8, 1), coords.reshape(-1, 3), cell=box.reshape(3, 3), pbc=True)
+            atoms.info["REF_energy"] = float(energy)
+            atoms.arrays["REF_forces"] = forces.reshape(-1, 3).astype(float)
+            made.append(atoms)
+    return made
+
+
+GOOD = [
+    ["mlearn/Si/train.extxyz"],
+    ["mlearn/Li/train.extxyz"],
+    ["acac/train_300K.xyz", "acac/isolated_atoms.xyz"],
+    ["acac/test_MD_300K.xyz"],
+    ["rmd17/rmd17_aspirin_split01.npz@train"],
+    ["rmd17/rmd17_ethanol_split01.npz@test"],
+    ["qm9/qm9_sample15k_f32.npz"],
+    ["n2p2/configuration-sets/input.data.H2O_RPBE-D3"],
+]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("MLIP_DATA" not in os.environ, reason="MLIP_DATA names no folder")
+@pytest.mark.parametrize("names", [*GOOD, ["water"]], ids=lambda names: names[0])
+def test_no_alarm_on_good_sets(names: list[str], tmp_path: Path) -> None:
+    folder = Path(os.environ["MLIP_DATA"])
+    files = [folder / name for name in names]
+    if names == ["water"]:
+        files = [tmp_path / "water.xyz"]
+        write(files[0], water(folder), format="extxyz")
+    result = check_data(files)
+    assert result.passed and not result.warnings, result.findings
 
 
 @pytest.mark.skipif("MLIP_DATA" not in os.environ, reason="MLIP_DATA names no folder")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def find_files(given: Given) -> list[Path]:
             if not matched:
                 raise DataError(f"no file matches {name}")
             found += [file for match in matched for file in (_calculations(match) if match.is_dir() else [match])]
-    twice = sorted({str(file) for file in found if found.count(file) > 1}) if len(found) < 10_000 else []
+    twice = sorted(str(file) for file, n in Counter(found).items() if n > 1)
     if twice:
         raise DataError(f"{twice[0]} is named twice; name each file once")
     if not found:

@@ -197,17 +197,33 @@ def _judged(evidence: Evidence) -> Verdict | None:
     others = [r for r in READINGS if r.same_but_order(best) and r.order != best.order]
     told = min(scores[r] for r in others) > BETTER * scores[best]
     numbers = f"{evidence.what} leave {percent(scores[RIGHT])} unexplained as it is"
+    slopes = f"; energy over work of the labelled stress, expected 1: {_slopes(evidence)}"
     if best is RIGHT:
         order = "" if told else "; the order of the shear columns cannot be judged: no sheared copies"
-        text = f"sign and unit are right{', and the order' if told else ''}: {numbers}{order}"
+        text = f"sign and unit are right{', and the order' if told else ''}: {numbers}{slopes}{order}"
         return Verdict(RIGHT, told, _doubt(scores[RIGHT], evidence), Finding("ok", "stress", text))
     if not told:
         best = min((r for r in READINGS if r.order == AS_IS), key=lambda r: scores[r])
         if scores[best] > EXPLAINED:
             return None
     near = [r for r in READINGS if scores[r] <= min(EXPLAINED, 5 * scores[best]) and r.order == best.order]
-    numbers += f", {percent(scores[best])} when corrected"
+    numbers += f", {percent(scores[best])} when corrected{slopes}"
     return Verdict(near[0], told, _doubt(scores[best], evidence), _mistakes(near, numbers))
+
+
+def _slopes(evidence: Evidence) -> str:
+    """Least squares of all components at once, of those that do some work; a tenth that fits worst is left out."""
+    work = (evidence.stress * evidence.coefficients).sum(axis=1) * evidence.weights[:, None]
+    y = evidence.y * evidence.weights
+    share = np.abs(work).sum(axis=0)
+    used = share > 0.02 * share.sum()
+    kept = np.ones(len(y), dtype=bool)
+    for _ in range(2):
+        slopes, *_ = np.linalg.lstsq(work[kept][:, used], y[kept], rcond=None)
+        off = np.abs(y - work[:, used] @ slopes)
+        kept = off <= np.quantile(off, 0.9)
+    names = [name for name, is_used in zip(("xx", "yy", "zz", *NAMES), used, strict=True) if is_used]
+    return ", ".join(f"{name} {k:.3g}" for name, k in zip(names, slopes, strict=True))
 
 
 def _doubt(unexplained: float, evidence: Evidence) -> float:

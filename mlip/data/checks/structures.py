@@ -127,12 +127,18 @@ def _shortest(structures: Sequence[LabelledStructure]) -> Iterator[tuple[int, di
         start = stop
 
 
+def _indices(frames: Frames, some: Sequence[LabelledStructure]) -> list[int]:
+    """Places of structures among the frames."""
+    wanted = {id(s) for s in some}
+    return [k for k, s in enumerate(frames.structures) if id(s) in wanted]
+
+
 def judge_outliers(frames: Frames) -> list[Finding]:
     """Energies far from what the composition gives, forces far above the usual, forces that do not sum to zero."""
     findings = [*_energies(frames), *_net_forces(frames)]
     wild, largest = outliers(frames.structures)
     if wild:
-        indices = [k for k, s in enumerate(frames.structures) if any(s is w for w in wild)]
+        indices = _indices(frames, wild)
         text = (
             f"forces up to {largest:.3g} eV/Å on {counted(len(indices), 'frame')} ({frames.named(indices)}), over "
             f"{OUTLYING} times the usual; a few such numbers rule the loss: remove what did not converge"
@@ -188,7 +194,7 @@ def judge_zeros(frames: Frames) -> list[Finding]:
         if name == "forces" and not everything:
             zeros = [s for s in zeros if not forces_vanish(s.atoms)]
         if zeros and not (name == "energy" and all(s.is_isolated_atom for s in zeros)):
-            indices = [k for k, s in enumerate(frames.structures) if any(s is z for z in zeros)]
+            indices = _indices(frames, zeros)
             text = (
                 f"{name} exactly zero on {len(indices)} of {counted(could, 'frame')} ({frames.named(indices)}): a "
                 "placeholder? Remove the label if nothing was computed: a missing one is left out, a zero is learned"
