@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mlip.cli.callables import load_callable
 from mlip.cli.output import console, print_json, progress, table
 from mlip.errors import InputError
 
@@ -99,27 +98,6 @@ def _check_calculator(name: str, structure: Path | None, tolerance: float | None
         atoms = read_structure(structure)
     with progress("checks of the calculator") as update:
         return check_calculator(factory, atoms, tolerance, progress=update)
-
-
-def load_callable(name: str) -> Any:
-    """Return the object that ``module:attribute`` names; modules in the current folder are found too.
-
-    Raises:
-        InputError: not of that form, or there is no such module or attribute.
-    """
-    module_name, _, attribute = name.partition(":")
-    if not module_name or not attribute:
-        raise InputError(f"--calculator {name!r}: expected module:callable, such as ase.calculators.emt:EMT")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
-    try:
-        found: Any = importlib.import_module(module_name)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"--calculator {name!r}: {error}") from error
-    return found
 
 
 def _report(out: Console, title: str, results: list[CheckResult]) -> None:

@@ -25,7 +25,7 @@ COLUMNS = {
 
 
 def command(
-    data: Path,
+    data: list[str],
     model: str | None = None,
     head: str | None = None,
     energy_key: str | None = None,
@@ -46,7 +46,7 @@ def command(
     Of a model that mlip train --target made, its property is compared instead.
 
     Args:
-        data: labelled structures, extended xyz, n2p2's input.data, or any other format that ASE reads
+        data: labelled structures in any format that mlip train reads; one or several files, patterns, folders of VASP
         model: {MODEL}; default: the bundled model that covers the elements
         head: which head of a model that has several, by name
         energy_key: name of the energies (eV); default REF_energy, else energy
@@ -67,6 +67,7 @@ def command(
 
     from mlip.cli.evaluate_property import evaluate_if_property
     from mlip.cli.structures import make_calculator
+    from mlip.data.files import find_files
     from mlip.data.labels import LabelKeys, read_labelled
     from mlip.data.n2p2 import data_units
     from mlip.workflows.evaluate import evaluate, with_predictions
@@ -81,7 +82,7 @@ def command(
         model, data, batch_size, output, plot, device, dtype, json, refused={"head": head, **keys, **units_given}
     ):
         return
-    units = data_units(length_unit, energy_unit, [data])
+    units = data_units(length_unit, energy_unit, find_files(data))
     labelled = read_labelled(data, LabelKeys(energy_key, forces_key, stress_key, virials_key), units=units)
     calculator = make_calculator(model, _all_elements(labelled), device=device, dtype=dtype, head=head)
     with progress("evaluate") as update:
@@ -97,7 +98,7 @@ def command(
     if json:
         print_json(result.as_dict())
     else:
-        _show(result, data, [path for path in (output, plot) if path])
+        _show(result, labelled, [path for path in (output, plot) if path])
 
 
 def _all_elements(labelled: LabelledData) -> Any:
@@ -107,17 +108,19 @@ def _all_elements(labelled: LabelledData) -> Any:
     return Atoms(numbers=sorted({int(z) for s in labelled.structures for z in s.atoms.numbers}))
 
 
-def _show(result: EvaluationResult, data: Path, written: list[Path]) -> None:
+def _show(result: EvaluationResult, data: LabelledData, written: list[Path]) -> None:
     """Print the errors, by group where there are several; no columns of what has no labels."""
     values = result.as_dict()
     groups = dict(values["groups"]) if len(values["groups"]) > 1 else {}
     columns = {heading: key for heading, key in COLUMNS.items() if values[key] is not None}
     rows = [_row(name, errors, columns.values()) for name, errors in (*groups.items(), ("all", values))]
     out = console()
-    title = f"Errors on {data.name} (E in meV/atom, total E in meV, F in meV/Å, S in GPa)"
+    title = f"Errors on {Path(data.source).name} (E in meV/atom, total E in meV, F in meV/Å, S in GPa)"
     out.print(table(title, ("group", "structures", *columns), rows, right=range(1, 2 + len(columns))))
     if result.n_extrapolating is not None:
         out.print(f"outside the range of the training set: {result.n_extrapolating} of {result.n} structures")
+    for remark in data.remarks:
+        out.print(remark)
     for path in written:
         out.print(f"written: {path}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mlip.cli.output import console, print_json, progress, table, writing
@@ -11,7 +11,7 @@ from mlip.errors import InputError
 
 def evaluate_if_property(
     model: str,
-    data: Path,
+    data: Sequence[str],
     batch_size: int | None,
     output: Path | None,
     plot: Path | None,
@@ -70,7 +70,7 @@ def evaluate_if_property(
         for name, errors in (*groups.items(), ("all", values))
     ]
     headings = ("group", "structures", "MAE", "RMSE", "largest", "std of labels")
-    title = f"Errors of {calculator.learned.label} on {data.name}"
+    title = f"Errors of {calculator.learned.label} on {Path(labelled.source).name}"
     out.print(table(title, headings, rows, right=range(1, len(headings))))
     for line in labelled.remarks():
         out.print(line)

@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 COMMANDS: dict[str, str] = {
@@ -18,6 +19,7 @@ COMMANDS: dict[str, str] = {
     "elastic": "elastic constants and moduli of a crystal",
     "evaluate": "errors of a model on labelled data",
     "train": "train a potential",
+    "data": "labelled structures: check, convert, split, augment",
     "check": "physics checks of a model or of any ASE calculator",
     "models": "the models that have a name: list, download",
     "info": "what a model file holds",
@@ -73,6 +75,11 @@ def _run(name: str, arguments: list[str]) -> int:
     from mlip.cli.parser import make_parser, parse
 
     module = importlib.import_module(f"mlip.cli.{name}")
+    if hasattr(module, "SUBCOMMANDS"):
+        if not arguments or arguments[0] not in module.SUBCOMMANDS:
+            return _no_subcommand(name, module, arguments)
+        module = importlib.import_module(f"mlip.cli.{name}_{arguments[0]}")
+        name, arguments = f"{name} {arguments[0]}", arguments[1:]
     try:
         options = parse(make_parser(name, module), arguments)
     except SystemExit as stop:
@@ -91,6 +98,28 @@ def _run(name: str, arguments: list[str]) -> int:
                 raise
             print(f"mlip {name}: error: {_one_line(error)}", file=sys.stderr)
             return 1
+
+
+def _no_subcommand(name: str, module: ModuleType, arguments: list[str]) -> int:
+    """Print the subcommands of a command, on stderr with the reason if they were not asked for."""
+    if arguments[:1] in (["-h"], ["--help"]):
+        print(_subcommands(name, module))
+        return 0
+    if arguments:
+        from mlip.cli.parser import nearest
+
+        what = f"no command {arguments[0]!r}{nearest(arguments[0], module.SUBCOMMANDS)}"
+        print(f"mlip {name}: error: {what}; see mlip {name} --help", file=sys.stderr)
+    else:
+        print(_subcommands(name, module), file=sys.stderr)
+    return USAGE_ERROR
+
+
+def _subcommands(name: str, module: ModuleType) -> str:
+    usages = {f"{sub} {usage}": text for sub, (usage, text) in module.SUBCOMMANDS.items()}
+    lines = [f"  {usage}\n      {text}" for usage, text in usages.items()]
+    head = [f"usage: mlip {name} COMMAND ...", "", module.SUMMARY, "", "commands:"]
+    return "\n".join([*head, *lines, "", f"mlip {name} COMMAND --help describes a command."])
 
 
 def _is_expected(error: Exception) -> bool:

@@ -162,7 +162,8 @@ def _value_options(hint: Any, default: Any) -> dict[str, Any]:
         return options | {"action": action}
     if get_origin(hint) in (Union, types.UnionType):
         inner = [kind for kind in get_args(hint) if kind is not type(None)]
-        hint = inner[0] if len(inner) == 1 else hint
+        several = [kind for kind in inner if kind == list[str]]  # str | list[str]: one or several
+        hint = several[0] if several and str in inner else inner[0] if len(inner) == 1 else hint
     if get_origin(hint) in (list, tuple):
         elements = get_args(hint)
         fixed = get_origin(hint) is tuple and Ellipsis not in elements

@@ -83,7 +83,7 @@ def _graph(structures: Sequence[LabelledStructure], cutoff: float, name: str) ->
             try:
                 atoms_to_graph(structure.atoms, cutoff)
             except InputError as error:
-                raise type(error)(f"structure {structure.index} of {name}: {error}") from error
+                raise type(error)(f"structure {structure.index} of {structure.file or name}: {error}") from error
         raise
     return graph._replace(cell=torch.from_numpy(_complete_cells(structures)))
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,11 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from mlip.convert import check_structures
+from mlip.data.files import Given, find_files, in_words
 from mlip.data.n2p2 import Units
-from mlip.data.reading import read_structures
+from mlip.data.reading import read_file
 from mlip.data.stress import stress_label
+from mlip.data.vasp import is_vasp
 from mlip.data.weights import LabelWeights, label_weights, structure_weight
 from mlip.errors import DataError
 
@@ -51,6 +52,7 @@ class LabelledStructure:
     weights: LabelWeights = LabelWeights()  # of the labels, beside that of the structure
     value: NDArray[np.float64] | None = None  # (1,) or (3,), what a property model learns, in its unit
     charge: float = 0.0  # of the whole structure in e, for dipoles
+    file: str = ""  # where it is from, if there are several files
 
     @property
     def is_isolated_atom(self) -> bool:
@@ -72,28 +74,31 @@ def is_isolated_mark(group: str) -> bool:
 
 @dataclass(frozen=True)
 class LabelledData:
-    """The structures of one file and the keys that their labels were found under (None: no such label)."""
+    """The structures of a file, or of several, and the keys of their labels (None: no such label)."""
 
     structures: list[LabelledStructure]
     keys: LabelKeys
     source: str = ""
     counts: dict[str, int] = field(default_factory=dict)
     ignored_stresses: int = 0  # of structures that are not periodic in three dimensions
+    remarks: tuple[str, ...] = ()  # on what was left out
 
     def __len__(self) -> int:
         return len(self.structures)
 
 
 def read_labelled(
-    path: str | Path,
+    path: Given,
     keys: LabelKeys = LabelKeys(),  # noqa: B008 (frozen)
     strict: bool = True,
     units: Units | None = None,
 ) -> LabelledData:
-    """Read every structure of a file (extended xyz, n2p2's input.data, or whatever ASE reads) with its labels.
+    """Read every structure with its labels (extended xyz, npz, files of n2p2 and VASP, or whatever ASE reads).
+
+    Of several files, each has its own keys, and calculations of VASP without any step that counts are left out.
 
     Args:
-        path: the file.
+        path: the file; or several, patterns, folders of VASP, as in `mlip.data.files.find_files`.
         keys: names of the labels.
         strict: whether stress and virials given by name must be there, as energy and forces must; a test set need not
             have all that is trained.
@@ -104,7 +109,36 @@ def read_labelled(
             shape, is not finite or belongs to other positions, nothing is labelled.
         InputError: a structure no potential can evaluate.
     """
-    return label_structures(read_structures(path, units), keys, source=str(path), strict=strict)
+    files = find_files(path)
+    parts, remarks = [], []
+    for file in files:
+        try:
+            content = read_file(file, units)
+        except DataError as error:
+            if len(files) == 1 or not is_vasp(file):
+                raise
+            remarks.append(f"left out: {error}")
+            continue
+        remarks += content.remarks
+        parts.append(label_structures(content.structures, keys, str(file), strict))
+    if not parts:
+        raise DataError(f"{in_words(path)}: nothing that can be used in {len(files)} files; {remarks[0]}")
+    return combined(parts, in_words(path), remarks)
+
+
+def combined(parts: Sequence[LabelledData], source: str, remarks: Sequence[str] = ()) -> LabelledData:
+    """Several files as one; the keys are those of the first file that has the label."""
+    if len(parts) == 1:
+        return replace(parts[0], remarks=tuple(remarks))
+    keys = {name: next((key for p in parts if (key := getattr(p.keys, name))), None) for name in KEYS}
+    return LabelledData(
+        structures=[replace(s, file=part.source) for part in parts for s in part.structures],
+        keys=LabelKeys(**keys),
+        source=source,
+        counts={name: sum(part.counts[name] for part in parts) for name in PROPERTIES},
+        ignored_stresses=sum(part.ignored_stresses for part in parts),
+        remarks=tuple(remarks),
+    )
 
 
 def label_structures(
@@ -196,12 +230,18 @@ def results_are_old(atoms: Atoms) -> bool:
     )
 
 
-def present(structures: Sequence[Atoms]) -> str:
+def key_counts(structures: Sequence[Atoms]) -> dict[str, int]:
+    """On how many structures there is what, the most common first."""
     counts: Counter[str] = Counter()
     for atoms in structures:
         results = getattr(atoms.calc, "results", {}) if atoms.calc is not None else {}
         counts.update({*atoms.info, *atoms.arrays, *results} - {"numbers", "positions"})
-    return ", ".join(f"{key} ({n} of {len(structures)})" for key, n in counts.most_common(20)) or "none at all"
+    return dict(counts.most_common())
+
+
+def present(structures: Sequence[Atoms]) -> str:
+    counts = list(key_counts(structures).items())[:20]
+    return ", ".join(f"{key} ({n} of {len(structures)})" for key, n in counts) or "none at all"
 
 
 def _label(atoms: Atoms, keys: LabelKeys, index: int, source: str) -> LabelledStructure:

@@ -18,6 +18,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import atomic_numbers, covalent_radii
 
 from mlip.convert import atoms_to_graph
+from mlip.data.files import without_part
 from mlip.errors import DataError, InputError
 from mlip.units import BOHR, HARTREE, atomic_units
 
@@ -33,7 +34,7 @@ _SAMPLE, _REACH = 20, 6.0  # about how many structures are looked at; how far fr
 
 def is_n2p2_data(path: str | Path) -> bool:
     """Whether the first word of a file is `begin`."""
-    with open(path, "rb") as stream:
+    with open(without_part(path)[0], "rb") as stream:
         for number, line in enumerate(iter(lambda: stream.readline(1 << 16), b"")):
             words = (line.removeprefix(codecs.BOM_UTF8) if number == 0 else line).split(maxsplit=1)
             if words and not words[0].startswith(b"#"):

@@ -11,6 +11,7 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
+from mlip.data.npz_frames import is_frames, read_frames
 from mlip.errors import DataError
 
 NEEDED = ("n_atoms", "Z", "R")
@@ -23,8 +24,8 @@ class Molecules(NamedTuple):
     left_out: int
 
 
-def read_npz(path: Path) -> Molecules:
-    """Molecules of a file of these arrays, B molecules with N atoms in all:
+def read_npz(path: Path, part: str = "") -> Molecules:
+    """Frames of rMD17 (`mlip.data.npz_frames`), or molecules of a file of these arrays, B with N atoms in all:
 
         n_atoms (B,), Z (N,) atomic numbers, R (N, 3) Å
         properties (B, P) with property_names (P,)
@@ -38,6 +39,10 @@ def read_npz(path: Path) -> Molecules:
         DataError: it is not such a file.
     """
     arrays = _arrays(path)
+    if is_frames(arrays):
+        return Molecules(read_frames(arrays, path, part), 0)
+    if part:
+        raise DataError(f"{path} has no parts; leave out @{part}")
     sizes = arrays["n_atoms"].astype(np.int64)
     ends = np.cumsum(sizes)
     n, n_atoms = len(sizes), int(ends[-1]) if len(sizes) else 0
@@ -71,10 +76,15 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
     except (ValueError, zipfile.BadZipFile, EOFError) as error:
         raise DataError(f"{path} is not an npz file of arrays ({error}); Python objects are never read") from error
     missing = [name for name in NEEDED if name not in arrays]
-    if missing:
+    if missing and not is_frames(arrays):
+        hint = ""
+        if {"E", "F", "R", "z"} <= set(arrays):
+            hint = ". Arrays E, F, R, z do not tell their units (MD17's are kcal/mol); rename them to rMD17's, "
+            hint += "nuclear_charges, coords_A, energies_kcalmol or energies_eV, forces_kcalmolA or forces_eVA"
         raise DataError(
             f"{path} has no array {', '.join(missing)}; expected n_atoms (B,), Z (N,), R (N, 3) and arrays with B "
-            f"rows; there are {', '.join(arrays) or 'none'}"
+            f"rows, or those of rMD17 (nuclear_charges, coords, energies, forces); there are "
+            f"{', '.join(list(arrays)[:12]) or 'none'}{hint}"
         )
     return arrays
 

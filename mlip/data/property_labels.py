@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
+from mlip.data.files import Given, find_files, in_words
 from mlip.data.labels import OLD_RESULTS, LabelledStructure, as_array, check_all, present, results_are_old
 from mlip.data.n2p2 import is_n2p2_data
-from mlip.data.npz import read_npz
-from mlip.data.reading import read_structures
+from mlip.data.reading import read_file
 from mlip.data.weights import structure_weight
 from mlip.errors import DataError
 from mlip.properties import UNIT_ENDINGS, Property, property_of, split_key
@@ -44,14 +43,14 @@ class PropertyData:
         return lines
 
 
-def read_property(path: str | Path, name: str, readout: str | None = None, unit: str | None = None) -> PropertyData:
+def read_property(path: Given, name: str, readout: str | None = None, unit: str | None = None) -> PropertyData:
     """Read the structures of a file that have a property.
 
     It is looked for under REF_NAME, NAME, and NAME_UNIT with an ending of `mlip.properties.UNIT_ENDINGS`, in `info` or
     where ASE's readers put what they know (`dipole`). The total charge of a structure is `charge` in its info, else 0.
 
     Args:
-        path: extended xyz, npz (`mlip.data.npz`) or whatever ASE reads.
+        path: extended xyz, npz (`mlip.data.npz`) or whatever ASE reads; or several, as in `mlip.data.files.find_files`.
         name, readout, unit: as in `mlip.properties.property_of`.
 
     Raises:
@@ -59,14 +58,15 @@ def read_property(path: str | Path, name: str, readout: str | None = None, unit:
             what it can't be.
         InputError: units that contradict each other, a readout that can't be.
     """
-    if is_n2p2_data(path):
-        raise DataError(f"{path} is an input.data of n2p2, which holds no {name}; expected extended xyz or npz")
-    if Path(path).suffix == ".npz":
-        molecules = read_npz(Path(path))
-        data = label_property(molecules.structures, name, readout, unit, str(path), molecules.left_out)
-    else:
-        data = label_property(read_structures(path), name, readout, unit, str(path))
-    return data
+    structures: list[Atoms] = []
+    left_out = 0
+    for file in find_files(path):
+        if is_n2p2_data(file):
+            raise DataError(f"{file} is an input.data of n2p2, which holds no {name}; expected extended xyz or npz")
+        content = read_file(file)
+        structures += content.structures
+        left_out += content.left_out
+    return label_property(structures, name, readout, unit, in_words(path), left_out)
 
 
 def label_property(

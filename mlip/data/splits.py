@@ -56,6 +56,6 @@ def check_elements(structures: Iterable[LabelledStructure], known: Iterable[int]
         if unknown:
             symbols = ", ".join(chemical_symbols[z] for z in unknown)
             raise UnknownElementError(
-                f"structure {structure.index} of {source} holds {symbols}, which the "
+                f"structure {structure.index} of {structure.file or source} holds {symbols}, which the "
                 f"training data does not; it has {', '.join(chemical_symbols[z] for z in sorted(known_set))}"
             )

@@ -13,6 +13,8 @@ from mlip.data.weights import DEFAULT_GROUP
 
 #: A force so many times the usual, and that many eV/Å at least, is remarked on.
 OUTLYING = 50
+#: Remarks on the files of one option that are printed.
+REMARKS = 5
 
 
 class Count(NamedTuple):
@@ -87,23 +89,28 @@ def remarks(name: str, structures: Sequence[LabelledStructure]) -> list[str]:
 def outliers(structures: Sequence[LabelledStructure]) -> tuple[list[LabelledStructure], float]:
     """Structures with a force over `OUTLYING` times the lower median of their largest ones; the largest force."""
     largest = {
-        s.index: float(np.abs(s.forces).max())
-        for s in structures
+        k: float(np.abs(s.forces).max())
+        for k, s in enumerate(structures)
         if s.forces is not None and s.label_weight("forces") > 0 and np.any(s.forces)
     }
     if not largest:
         return [], 0.0
     usual = max(sorted(largest.values())[(len(largest) - 1) // 2], 1.0)
-    return [s for s in structures if largest.get(s.index, 0.0) > OUTLYING * usual], max(largest.values())
+    wild = [s for k, s in enumerate(structures) if largest.get(k, 0.0) > OUTLYING * usual]
+    return wild, max(largest.values())
 
 
 def _places(structures: Sequence[LabelledStructure]) -> str:
-    return ", ".join(str(s.index) for s in structures[:5]) + (", ..." if len(structures) > 5 else "")
+    return ", ".join(f"{s.file}:" * bool(s.file) + str(s.index) for s in structures[:5]) + (
+        ", ..." if len(structures) > 5 else ""
+    )
 
 
 def file_remarks(option: str, data: LabelledData, training: LabelKeys) -> list[str]:
     """What to know about one file: stresses that do not count, labels under other keys than in the training file."""
-    lines = []
+    lines = [f"{option}: {remark}" for remark in data.remarks[:REMARKS]]
+    if len(data.remarks) > REMARKS:
+        lines.append(f"{option}: {len(data.remarks) - REMARKS} more such files; mlip data check lists them")
     if data.ignored_stresses:
         lines.append(
             f"{option}: the stress of {data.ignored_stresses} structures is ignored, since they are not periodic in "

@@ -34,6 +34,11 @@ def is_file_option(name: str) -> bool:
     return name.endswith("_file") or name == "symmetry_functions"
 
 
+def _file_names(files: str | list[str]) -> str | list[str]:
+    """Without their folders."""
+    return [Path(file).name for file in files] if isinstance(files, list) else Path(files).name
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
     """Train a potential on structures labelled with energies, forces and stresses, or a model of another property.
@@ -43,8 +48,8 @@ class TrainingConfig:
     NAME_parity.png.
 
     Args:
-        train_file: structures to train on, extended xyz, npz (docs/training.md), n2p2's input.data, or any other format
-            that ASE reads
+        train_file: structures to train on, extended xyz, npz, n2p2's input.data, files of VASP and folders of them, or
+            any other format that ASE reads (docs/data.md); one or several files, or patterns such as "*.xyz"
         valid_file: structures to validate on; without it a random part of the training file is used
         test_file: structures for the final table of errors only
         valid_fraction: part of the training file that validates when there is no valid_file
@@ -179,9 +184,9 @@ class TrainingConfig:
         wandb_name: name of the run there; default the name of the potential
     """
 
-    train_file: str = ""
-    valid_file: str | None = None
-    test_file: str | None = None
+    train_file: str | list[str] = ""
+    valid_file: str | list[str] | None = None
+    test_file: str | list[str] | None = None
     valid_fraction: float = 0.1
     name: str = "mlip"
     work_dir: str = "."
@@ -299,6 +304,9 @@ class TrainingConfig:
         """
         from mlip.data.weights import parse_config_type_weights
 
+        for name in ("train_file", "valid_file", "test_file"):
+            if isinstance(value := getattr(self, name), list | tuple):
+                object.__setattr__(self, name, str(value[0]) if len(value) == 1 else list(map(str, value)))
         object.__setattr__(self, "config_type_weights", parse_config_type_weights(self.config_type_weights))
         if self.batch_size is None and self.batch_atoms is None and self.batch_edges is None:
             object.__setattr__(self, "batch_size", 10)
@@ -356,7 +364,7 @@ class TrainingConfig:
 
         options = {n: v for n, v in self.as_dict().items() if n not in _LOCAL and belongs(n, self.model)}
         files = {name for name in options if is_file_option(name)} | ({"E0s"} if is_E0s_file(self.E0s) else set())
-        return {name: Path(v).name if name in files and v else v for name, v in options.items()}
+        return {name: _file_names(v) if name in files and v else v for name, v in options.items()}
 
     def command(self, portable: bool = True) -> str:
         """The command line of this run, with the options that are not at their defaults; paths unless `portable`."""
@@ -367,6 +375,8 @@ class TrainingConfig:
                 continue
             if isinstance(value, bool):
                 words.append(f"--{name}" if value else f"--no_{name}")
+            elif isinstance(value, list) and is_file_option(name):
+                words += [f"--{name}", *value]
             else:
                 words += [f"--{name}", str(value)]
         return shlex.join(words)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from mlip.data.batches import LabelledBatch, make_plan, make_samples
+from mlip.data.files import Given, find_files, in_words, without_part
 from mlip.data.labels import PROPERTIES, LabelKeys, LabelledData, LabelledStructure, read_labelled
 from mlip.data.n2p2 import Units, data_units, is_n2p2_data
 from mlip.data.plan import BatchPlan
@@ -63,7 +65,7 @@ def load_data(config: TrainingConfig) -> TrainingData:
     """
     files = {option: path for option in ("train_file", "valid_file", "test_file") if (path := getattr(config, option))}
     hashed = files | ({"E0s": str(config.E0s)} if is_E0s_file(config.E0s) else {})
-    units = _units(config, hashed.values())
+    units = _units(config, [path for given in hashed.values() for path in find_files(given)])
     if config.symmetry_functions is not None:
         hashed["symmetry_functions"] = config.symmetry_functions
     read = _read(config, files, units)
@@ -74,17 +76,18 @@ def load_data(config: TrainingConfig) -> TrainingData:
     properties = _trained_properties(config, parts["train"], parts["valid"])
     sets = {}
     for name, structures in parts.items():
-        source = files.get(f"{name}_file", config.train_file)
+        source = in_words(files.get(f"{name}_file", config.train_file))
         check_elements(structures, reference.E0s, source)
         sets[name] = DataSet(structures, make_samples(structures, config.r_max, source), source)
     described = statistics(sets["train"].samples, reference.E0s)
     if not described.n_edges:
-        raise DataError(f"no two atoms of {config.train_file} are within --r_max {config.r_max:g} Å of each other")
+        of = in_words(config.train_file)
+        raise DataError(f"no two atoms of {of} are within --r_max {config.r_max:g} Å of each other")
     keys = read["train_file"].keys
-    lines = [line for option, data in read.items() for line in file_remarks(files[option], data, keys)]
+    lines = [line for option, data in read.items() for line in file_remarks(in_words(files[option]), data, keys)]
     lines += [line for name, structures in parts.items() for line in remarks(name, structures)]
     if "valid_file" in read and (left_out := len(read["valid_file"].structures) - len(parts["valid"])):
-        lines.append(f"{files['valid_file']}: isolated atoms, which do not validate: {left_out}")
+        lines.append(f"{in_words(files['valid_file'])}: isolated atoms, which do not validate: {left_out}")
     return TrainingData(
         sets=sets,
         n_isolated=len(isolated),
@@ -98,7 +101,7 @@ def load_data(config: TrainingConfig) -> TrainingData:
     )
 
 
-def _units(config: TrainingConfig, paths: Iterable[str]) -> Units | None:
+def _units(config: TrainingConfig, paths: Iterable[Path]) -> Units | None:
     """Those of the data; a unit of length alone may be that of an `input.nn`."""
     only_functions = config.symmetry_functions is not None and config.energy_unit is None
     if only_functions and not any(is_n2p2_data(path) for path in paths):
@@ -106,7 +109,7 @@ def _units(config: TrainingConfig, paths: Iterable[str]) -> Units | None:
     return data_units(config.length_unit, config.energy_unit, paths)
 
 
-def _read(config: TrainingConfig, files: Mapping[str, str], units: Units | None) -> dict[str, LabelledData]:
+def _read(config: TrainingConfig, files: Mapping[str, Given], units: Units | None) -> dict[str, LabelledData]:
     """The files with their labels, structures weighted by `config_type`."""
     keys = LabelKeys(config.energy_key, config.forces_key, config.stress_key, config.virials_key)
     read = {option: read_labelled(path, keys, option == "train_file", units) for option, path in files.items()}
@@ -122,11 +125,11 @@ def _parts(
     """Structures by set, and the isolated atoms of the training file."""
     training, isolated = set_apart_isolated_atoms(read["train_file"].structures)
     if not training:
-        raise DataError(f"{config.train_file} holds isolated atoms only; nothing to train on")
+        raise DataError(f"{in_words(config.train_file)} holds isolated atoms only; nothing to train on")
     if "valid_file" in read:
         validation = set_apart_isolated_atoms(read["valid_file"].structures).structures
         if not validation:
-            raise DataError(f"{config.valid_file} holds isolated atoms only; nothing to validate on")
+            raise DataError(f"{in_words(config.valid_file or '')} holds isolated atoms only; nothing to validate on")
     else:
         training, validation = split(training, config.valid_fraction, config.seed)
     parts = {"train": training, "valid": validation}
@@ -135,10 +138,17 @@ def _parts(
     return parts, isolated
 
 
-def file_hash(path: str) -> str:
-    """SHA-256 of a file."""
+def file_hash(given: Given) -> str:
+    """SHA-256 of a file; of several, that of the lines "SHA-256  name"."""
+    hashes = [(_hash(path), path.name) for path in find_files(given)]
+    if len(hashes) == 1:
+        return hashes[0][0]
+    return hashlib.sha256("".join(f"{digest}  {name}\n" for digest, name in hashes).encode()).hexdigest()
+
+
+def _hash(path: Path) -> str:
     digest = hashlib.sha256()
-    with open(path, "rb") as stream:
+    with open(without_part(path)[0], "rb") as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mlip.data.batches import make_plan, make_samples
+from mlip.data.files import Given, in_words
 from mlip.data.labels import LabelledStructure
 from mlip.data.property_labels import PropertyData, read_property
 from mlip.data.reference_energies import least_squares
@@ -61,17 +62,19 @@ def load_property_data(config: TrainingConfig) -> PropertyRunData:
     learned = read["train_file"].learned
     for data in read.values():
         if data.learned != learned:
-            raise DataError(f"{data.source} has {data.learned.label}, {config.train_file} has {learned.label}")
+            of = in_words(config.train_file)
+            raise DataError(f"{data.source} has {data.learned.label}, {of} has {learned.label}")
     parts = _parts(config, read)
     elements = sorted({int(z) for s in read["train_file"].structures for z in s.atoms.numbers})
     sets = {}
     for name, structures in parts.items():
-        source = files.get(f"{name}_file", config.train_file)
+        source = in_words(files.get(f"{name}_file", config.train_file))
         check_elements(structures, elements, source)
         sets[name] = DataSet(structures, make_samples(structures, config.r_max, source), source)
     described = statistics(sets["train"].samples, dict.fromkeys(elements, 0.0))
     if not described.n_edges:
-        raise DataError(f"no two atoms of {config.train_file} are within --r_max {config.r_max:g} Å of each other")
+        of = in_words(config.train_file)
+        raise DataError(f"no two atoms of {of} are within --r_max {config.r_max:g} Å of each other")
     return PropertyRunData(
         sets=sets,
         sha256={option: file_hash(path) for option, path in hashed.items()},
@@ -84,7 +87,7 @@ def load_property_data(config: TrainingConfig) -> PropertyRunData:
     )
 
 
-def _read(config: TrainingConfig, files: Mapping[str, str]) -> dict[str, PropertyData]:
+def _read(config: TrainingConfig, files: Mapping[str, Given]) -> dict[str, PropertyData]:
     """The files with the property, structures weighted by `config_type`."""
     assert config.target is not None
     read = {o: read_property(path, config.target, config.readout, config.target_unit) for o, path in files.items()}

@@ -14,6 +14,7 @@ from ase.data import chemical_symbols
 
 import mlip
 from mlip.checkpoint import write_atomically
+from mlip.data.files import Given
 from mlip.data.labels import PROPERTIES
 from mlip.data.summary import count_by_group
 from mlip.data.weights import DEFAULT_GROUP
@@ -219,7 +220,12 @@ def files_table(config: TrainingConfig, data: RunData) -> str:
 def _files(config: TrainingConfig, data: RunData) -> list[tuple[str, str, str]]:
     """Option, path and use of each file."""
     uses = {"train_file": "train" if config.valid_file else "train, valid", "valid_file": "valid", "test_file": "test"}
-    return [(option, str(getattr(config, option)), uses.get(option, option)) for option in data.sha256]
+    return [(option, _named(getattr(config, option)), uses.get(option, option)) for option in data.sha256]
+
+
+def _named(given: Given) -> str:
+    """One file by its path, several by their number."""
+    return str(given) if isinstance(given, str | Path) else f"{len(given)} files, {Path(given[0]).name} and so on"
 
 
 def _model(config: TrainingConfig, data: TrainingData, potential: Potential) -> str:
