@@ -51,6 +51,7 @@ class LabelledStructure:
     weights: LabelWeights = LabelWeights()  # of the labels, beside that of the structure
     value: NDArray[np.float64] | None = None  # (1,) or (3,), what a property model learns, in its unit
     charge: float = 0.0  # of the whole structure in e, for dipoles
+    head: int = 0  # of a model that is trained with several, the one these labels are of
 
     @property
     def is_isolated_atom(self) -> bool:
