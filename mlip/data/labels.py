@@ -150,6 +150,11 @@ def _find_key(structures: Sequence[Atoms], name: str, wanted: str | None, source
     return None
 
 
+def is_labelled(structures: Sequence[Atoms], keys: LabelKeys) -> bool:
+    """Whether any structure has any label."""
+    return any(_find_key(structures, name, getattr(keys, name), "", False) is not None for name in KEYS)
+
+
 def _value(atoms: Atoms, name: str, key: str | None) -> Any:
     """The label under `key`: in info, in arrays, or (plain names) in the calculator where ASE's readers put it."""
     if key is None:

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from mlip.errors import InputError, UnknownElementError
 from mlip.graph import AtomGraph
 
-
 #: Index of a head, one for all atoms or, while several heads are trained, one of each atom (N,).
 Head: TypeAlias = "int | Tensor"
 

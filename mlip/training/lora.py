@@ -2,11 +2,11 @@
 
     W = W0 + (alpha / rank) c A B
 
-W0 is the frozen matrix of an irrep, of a layer of a radial network, or of a readout; a map of the channels of each irrep
-commutes with rotations whatever its matrix is, so that any A and B keep the model equivariant. c is 1/√rank for maps
-between irreps and readouts, whose adapters in mace-torch are e3nn's linear layers with their norm of the fan-in, and 1
-for radial networks. As in mace-torch A begins with a standard deviation of 0.001 and B with zero, and what depends on
-the element in other ways than the embedding (skip connections, products) is not adapted.
+W0 is the frozen matrix of an irrep, of a layer of a radial network, or of a readout; a map of the channels of each
+irrep commutes with rotations whatever its matrix is, so that any A and B keep the model equivariant. c is 1/√rank for
+maps between irreps and readouts, whose adapters in mace-torch are e3nn's linear layers with their norm of the fan-in,
+and 1 for radial networks. As in mace-torch A begins with a standard deviation of 0.001 and B with zero, and what
+depends on the element in other ways than the embedding (skip connections, products) is not adapted.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from mlip.nn.message import Message, PairEmbedding
 from mlip.nn.radial import NormalizedMLP, RadialMLP
 from mlip.nn.readout import Readout
 from mlip.potential import Potential
+from mlip.property_model import PropertyModel
 
 #: Standard deviation of the first numbers of A, mace-torch's.
 FIRST = 1e-3
@@ -149,9 +150,9 @@ class _Compiled(nn.Module):
         return found
 
 
-def as_users_get_it(potential: Potential) -> Potential:
-    """The potential itself or, of one with adapters, one whose weights have them added."""
-    if not isinstance(potential.model, LowRank):
+def as_users_get_it(potential: Potential | PropertyModel) -> Potential | PropertyModel:
+    """The model itself or, of a potential with adapters, one whose weights have them added."""
+    if not isinstance(potential, Potential) or not isinstance(potential.model, LowRank):
         return potential
     merged = Potential(
         potential.model.merged(),
