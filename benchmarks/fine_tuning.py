@@ -31,7 +31,7 @@ from benchmarks.qm9 import run
 
 RESULTS = Path(__file__).with_name("results")
 #: Structures that a fine-tuning run sees, and the factor of runs from random weights.
-SEEN, FACTOR = 400, 5
+SEEN, FACTOR = 240, 5
 #: Elements of the replay crystals.
 ELEMENTS = (
     "Li Be B C N O F Na Mg Al Si P S Cl K Ca Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Rb Sr Zr Nb Mo Ru Pd Ag Cd In Sn "
@@ -41,17 +41,17 @@ N_REPLAY = 100
 COMMON: dict[str, Any] = {
     "batch_size": 5,
     "scheduler": "linear",
-    "energy_weight": 10,
+    "energy_weight": 1000,
     "seed": 1,
     "device": "cpu",
     "no_plot": None,
 }
 FOUNDATION: dict[str, Any] = {"E0s": "estimated", "foundation_model_elements": None}
 METHODS: dict[str, dict[str, Any]] = {
-    "naive": {**FOUNDATION, "lr": 3e-4},
+    "naive": {**FOUNDATION, "lr": 1e-3},
     "scratch": {"model": "MACE", "hidden_irreps": "32x0e + 32x1o", "r_max": 5.0, "E0s": "average", "lr": 0.01},
     "lora": {**FOUNDATION, "lora": None, "lr": 0.01},
-    "replay": {**FOUNDATION, "lr": 3e-4, "multiheads_finetuning": None, "pseudolabel_replay": None},
+    "replay": {**FOUNDATION, "lr": 1e-3, "multiheads_finetuning": None, "pseudolabel_replay": None},
 }
 COLORS = {"naive": "#2f6db5", "lora": "#3c9d6b", "replay": "#8a5fb0", "scratch": "#d9822b"}
 
