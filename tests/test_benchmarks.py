@@ -118,7 +118,8 @@ def test_fine_tuning_commands_and_picture(tmp_path: Path) -> None:
     for method in fine_tuning.METHODS:
         words = fine_tuning.command(method, 20, files, tmp_path, ["--seed=3"])
         options = parse(make_parser("train", importlib.import_module("mlip.cli.train")), words[4:])
-        config = TrainingConfig(**{name: value for name, value in options.items() if name not in ("config", "json")})
+        fields = TrainingConfig.__dataclass_fields__
+        config = TrainingConfig(**{name: value for name, value in options.items() if name in fields})
         assert config.seed == 3 and config.max_num_epochs == fine_tuning.epochs(method, 20)
         assert (config.foundation_model is None) == (method == "scratch")
     errors = {"energy_rmse_meV_per_atom": 1.0, "forces_rmse_meV_per_A": 2.0}

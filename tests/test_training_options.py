@@ -99,7 +99,7 @@ def test_a_file_of_options_and_the_command_line_wins(tmp_path: Path) -> None:
     [
         ("trian_file: a.xyz", "no option --trian_file, did you mean --train_file?"),
         ("lbfgs: true", "no option --lbfgs: the optimizers are"),
-        ("lr: null", "--lr: expected a value, got null"),
+        ("beta: null", "--beta: expected a value, got null"),
         ("- lr", "expected lines 'option: value', got list"),
         ("lr: [", "is not YAML"),
     ],
