@@ -3,9 +3,9 @@
     MLIP_DATA=FOLDER python -m benchmarks.fine_tuning [--sizes 20 50 200] [--methods naive scratch lora replay]
 
 Trains with the command line of `mlip train`, one run after the other on one core, on the first structures of one random
-order of mlearn's silicon, a tenth of which validate. Every run sees the same number of structures (`SEEN`), those from
-random weights (`scratch`, a network that suits few data, several times faster) as many times more as a step of theirs
-takes less. Forgetting is measured against what the published model says of the crystals of `reference_predictions`,
+order of mlearn's silicon, a tenth of which validate. Every run sees the same number of structures (`--seen`), those
+from random weights (`scratch`, a network that suits few data, several times faster) as many times more as a step of
+theirs takes less. Forgetting is measured against what the published model says of the crystals of `reference_predictions`,
 which no run sees; of replay runs, by the head that keeps the old energies. Replay data are
 crystals of two elements made here, labelled by the published model. Writes fine_tuning.json and fine_tuning.png.
 """
@@ -80,16 +80,17 @@ def replay_crystals(n: int, path: Path) -> Path:
     return path
 
 
-def epochs(method: str, n: int) -> int:
+def epochs(method: str, n: int, seen: int = SEEN) -> int:
     """Passes over the part of `n` structures that trains."""
-    seen = SEEN * (FACTOR if method == "scratch" else 1)
+    seen *= FACTOR if method == "scratch" else 1
     return max(1, round(seen / (n - max(1, round(0.1 * n)))))
 
 
-def command(method: str, n: int, files: dict[str, Path], folder: Path, added: list[str]) -> list[str]:
+def command(method: str, n: int, files: dict[str, Path], folder: Path, added: list[str], seen: int = SEEN) -> list[str]:
     """The command line of one run."""
     options = COMMON | METHODS[method] | {"train_file": files[str(n)], "test_file": files["test"]}
-    options |= {"max_num_epochs": epochs(method, n), "eval_interval": max(1, epochs(method, n) // 20)}
+    passes = epochs(method, n, seen)
+    options |= {"max_num_epochs": passes, "eval_interval": max(1, passes // 20)}
     options |= {"work_dir": folder, "name": f"{method}_{n}"}
     if method != "scratch":
         options |= {"foundation_model": files["foundation"], "forgetting_file": files["held_out"]}
@@ -187,6 +188,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("MLIP_DATA", ".")), help="default: MLIP_DATA")
     parser.add_argument("--sizes", type=int, nargs="+", default=[20, 50, 200])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--seen", type=int, default=SEEN, help="structures that a fine-tuning run sees")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--work_dir", type=Path, default=Path("fine_tuning_runs"))
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the JSON and PNG files")
@@ -196,11 +198,11 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
     files = prepare(options.data, options.sizes, options.work_dir)
     report: dict[str, Any] = {"machine": machine(), "common": COMMON, "methods": METHODS, "added": options.added}
-    report |= {"structures_seen": SEEN, "factor_of_scratch": FACTOR, "zero_shot": zero_shot(files), "runs": {}}
+    report |= {"structures_seen": options.seen, "factor_of_scratch": FACTOR, "zero_shot": zero_shot(files), "runs": {}}
     for method in options.methods:
         for n in options.sizes:
             started = time.monotonic()
-            words = command(method, n, files, options.work_dir, options.added)
+            words = command(method, n, files, options.work_dir, options.added, options.seen)
             found = summary(method, run(words, options.work_dir / f"{method}_{n}.log", options.threads))
             found["wall_seconds"] = round(time.monotonic() - started, 1)
             report["runs"].setdefault(method, {})[str(n)] = found
