@@ -5,8 +5,8 @@
 Trains with the command line of `mlip train`, one run after the other on one core, on the first structures of one random
 order of mlearn's silicon, a tenth of which validate. Every run sees the same number of structures (`--seen`), those
 from random weights (`scratch`, a network that suits few data, several times faster) as many times more as a step of
-theirs takes less. Forgetting is measured against what the published model says of the crystals of `reference_predictions`,
-which no run sees; of replay runs, by the head that keeps the old energies. Replay data are
+theirs takes less. Forgetting is measured against what the published model says of the crystals of
+`reference_predictions`, which no run sees; of replay runs, by the head that keeps the old energies. Replay data are
 crystals of two elements made here, labelled by the published model. Writes fine_tuning.json and fine_tuning.png.
 """
 
