@@ -188,6 +188,7 @@ def start_of_fine_tuning(config: TrainingConfig, foundation: Foundation, E0s: Ma
         foundation: the model, which stays as it is.
         E0s: of the new head, of all elements that the result is to know.
     """
+    torch.manual_seed(config.seed)  # as all builders do: the state of the generator is part of a run
     heads = (REPLAY_HEAD, NEW_HEAD) if config.multiheads_finetuning else (NEW_HEAD,)
     own = foundation.reference
     references = [own._replace(E0s={z: own.E0s[z] for z in E0s})] * (len(heads) - 1) + [own._replace(E0s=E0s)]
