@@ -71,6 +71,11 @@ class EnergyScale(KeepsPrecision):
         rows = zip(self.all_E0s.tolist(), self.all_scales.tolist(), self.all_shifts.tolist(), strict=True)
         return [Reference(dict(zip(self.elements, E0s, strict=True)), *rest) for E0s, *rest in rows]
 
-    def forward(self, energy: Tensor, species: Tensor) -> Tensor:
-        """Atomic energies (N,) in eV, float64, from the network's `energy` (N,) and element indices (N,)."""
+    def forward(self, energy: Tensor, species: Tensor, head: Tensor | None = None) -> Tensor:
+        """Atomic energies (N,) in eV, float64, from the network's `energy` (N,) and element indices (N,).
+
+        With the references of the head in use, or of each atom's `head` (N,).
+        """
+        if head is not None:
+            return self.all_E0s[head, species] + self.all_shifts[head] + self.all_scales[head] * energy.double()
         return self.E0s[species] + self.shift + self.scale * energy.to(torch.float64)

@@ -162,7 +162,14 @@ class Potential(nn.Module):
         """Whether an atom alone has exactly its reference energy."""
         return self.model.isolated_is_E0 and self.energy_scale.shift.item() == 0
 
-    def forward(self, graph: AtomGraph, forces: bool = True, stress: bool = True, training: bool = False) -> Prediction:
+    def forward(
+        self,
+        graph: AtomGraph,
+        forces: bool = True,
+        stress: bool = True,
+        training: bool = False,
+        heads: Tensor | None = None,
+    ) -> Prediction:
         """Evaluate a batch.
 
         Args:
@@ -170,6 +177,7 @@ class Potential(nn.Module):
             forces: also the forces.
             stress: also the stress; every structure needs a three-dimensional cell.
             training: keep the graph of the derivatives, for a loss on forces.
+            heads: while several heads are trained at once, the index (B,) of each structure's, in place of that in use.
 
         Raises:
             UnknownElementError: an element the model does not know.
@@ -190,16 +198,17 @@ class Potential(nn.Module):
         if torch.is_inference_mode_enabled():
             # Inside that mode derivatives would all be zero, and what is kept for later could not be used outside.
             with torch.inference_mode(False), torch.no_grad():
-                return self.forward(AtomGraph(*(t.clone() for t in graph)), forces, stress, training)
+                return self.forward(AtomGraph(*(t.clone() for t in graph)), forces, stress, training, heads)
         species = self.model.species(graph.numbers)
         evaluate = (self.acceleration.trainer if training else self.acceleration.evaluator)(self.model)
-        if (forces or stress) and not training and hasattr(evaluate, "first_derivatives"):
+        head = None if heads is None else heads[graph.batch]
+        if (forces or stress) and not training and head is None and hasattr(evaluate, "first_derivatives"):
             found = evaluate.first_derivatives(graph, self.energy_scale.head, strain=stress)
             return self._prediction(found, graph, species, forces)
         with torch.set_grad_enabled(forces or stress or torch.is_grad_enabled()):
             graph_in, inputs = differentiable(graph, forces, stress)
-            outputs = evaluate(graph_in, self.energy_scale.head)
-            atom_energies = self.energy_scale(outputs.energy, species)
+            outputs = evaluate(graph_in, self.energy_scale.head if head is None else head)
+            atom_energies = self.energy_scale(outputs.energy, species, head)
             energy = segment_sum(atom_energies, graph.batch, graph.n_graphs)
             force, virial = derivatives(energy, inputs, graph, forces, stress, create_graph=training)
         if not training:

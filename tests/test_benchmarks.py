@@ -17,7 +17,7 @@ from ase import Atoms
 from ase.io import write
 
 import mlip
-from benchmarks import hdnnp, qm9, variants
+from benchmarks import fine_tuning, hdnnp, qm9, variants
 from benchmarks.training import deviation, labelled
 from benchmarks.training_step import OursTrained, places
 from mlip.cli.parser import make_parser, parse
@@ -29,6 +29,7 @@ from mlip.importers.torch_archive import read_archive
 from mlip.models import HDNNP
 from mlip.nn.symmetry_functions import SymmetryFunction
 from mlip.potential import Potential
+from mlip.training.config import TrainingConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCES = Path(__file__).parent / "fixtures" / "mace_references"
@@ -107,6 +108,25 @@ def test_learning_curve_of_qm9(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert np.isclose(found["fit"]["exponent"], -0.5) and np.isclose(found["fit"]["mae_at_110000"], 3.0 / 110000**0.5)
     qm9.draw(found, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 1000
+
+
+def test_fine_tuning_commands_and_picture(tmp_path: Path) -> None:
+    """The commands are understood, replay crystals are structures, and the picture can be drawn."""
+    crystals = fine_tuning.replay_crystals(6, tmp_path / "replay.extxyz")
+    names = ("20", "test", "held_out", "foundation", "replay")
+    files = {name: crystals for name in names}
+    for method in fine_tuning.METHODS:
+        words = fine_tuning.command(method, 20, files, tmp_path, ["--seed=3"])
+        options = parse(make_parser("train", importlib.import_module("mlip.cli.train")), words[4:])
+        fields = TrainingConfig.__dataclass_fields__
+        config = TrainingConfig(**{name: value for name, value in options.items() if name in fields})
+        assert config.seed == 3 and config.max_num_epochs == fine_tuning.epochs(method, 20)
+        assert (config.foundation_model is None) == (method == "scratch")
+    errors = {"energy_rmse_meV_per_atom": 1.0, "forces_rmse_meV_per_A": 2.0}
+    found = {**errors, "forgetting": {"default": errors}}
+    runs = {method: {"20": found, "50": found} for method in fine_tuning.METHODS}
+    fine_tuning.draw({"runs": runs, "zero_shot": errors}, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").exists()
 
 
 def molecule(seed: int, numbers: tuple[int, ...]) -> Atoms:

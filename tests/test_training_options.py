@@ -99,7 +99,7 @@ def test_a_file_of_options_and_the_command_line_wins(tmp_path: Path) -> None:
     [
         ("trian_file: a.xyz", "no option --trian_file, did you mean --train_file?"),
         ("lbfgs: true", "no option --lbfgs: the optimizers are"),
-        ("lr: null", "--lr: expected a value, got null"),
+        ("beta: null", "--beta: expected a value, got null"),
         ("- lr", "expected lines 'option: value', got list"),
         ("lr: [", "is not YAML"),
     ],
@@ -406,6 +406,20 @@ OTHERS = {
     "save_all_checkpoints": "test_checkpoints_that_are_kept",
     "dry_run": "test_dry_run_measures_and_writes_nothing",
     "plot": "test_command_learns_and_writes_everything",
+    "foundation_model": "test_training_begins_with_the_foundation_model",
+    "foundation_head": "test_training_begins_with_a_chosen_head",
+    "foundation_model_elements": "test_training_begins_with_the_foundation_model",
+    "multiheads_finetuning": "test_replay_makes_a_model_of_two_heads",
+    "pt_train_file": "test_replay_makes_a_model_of_two_heads",
+    "num_samples_pt": "test_weights_numbers_and_labels_of_replay_data",
+    "weight_pt_head": "test_weights_numbers_and_labels_of_replay_data",
+    "real_pt_data_ratio_threshold": "test_few_new_structures_are_repeated_as_in_mace",
+    "pseudolabel_replay": "test_weights_numbers_and_labels_of_replay_data",
+    "freeze": "test_frozen_parts_stay",
+    "lora": "test_adapters_leave_an_ordinary_model",
+    "lora_rank": "test_adapters_leave_an_ordinary_model",
+    "lora_alpha": "test_energies_and_gradients_are_those_of_the_weights_by_plain_torch",
+    "forgetting_file": "test_forgetting_is_measured_on_both_models",
 }
 
 

@@ -38,13 +38,18 @@ _REASONS = {
         "add_local_electron_energy quadrupole_feature_corrections return_electrostatic_potentials field_norm_factor "
         "fixedpoint_update_config field_readout_config"
     ),
-    "training starts from random weights and has one head; fine-tuning is not there yet": (
-        "foundation_model foundation_model_kwargs foundation_model_readout foundation_model_elements foundation_head "
-        "foundation_filter_elements heads head_key multiheads_finetuning pseudolabel_replay "
-        "pseudolabel_replay_compute_stress weight_pt_head real_pt_data_ratio_threshold num_samples_pt force_mh_ft_lr "
-        "subselect_pt filter_type_pt disallow_random_padding_pt pt_train_file pt_valid_file lora lora_rank lora_alpha "
-        "freeze skip_evaluate_heads"
+    "a run has one head, or with --multiheads_finetuning two: that of --train_file and pt_head": "heads head_key",
+    "a foundation model is taken as it is, with its readouts; --foundation_head chooses one of several": (
+        "foundation_model_kwargs foundation_model_readout foundation_filter_elements"
     ),
+    "the learning rate is --lr, with replay data 0.0001 by default": "force_mh_ft_lr",
+    "replay structures are drawn at random from all of --pt_train_file; choose them there": (
+        "subselect_pt filter_type_pt disallow_random_padding_pt"
+    ),
+    "the best epoch is that of the new head; --forgetting_file judges the other one": (
+        "pt_valid_file skip_evaluate_heads"
+    ),
+    "with --pseudolabel_replay every periodic structure has a stress": "pseudolabel_replay_compute_stress",
     "isolated atoms define E0s and never train": "keep_isolated_atoms",
     "elements, scale and shift are taken from the training file": "atomic_numbers mean std statistics_file",
     "test structures are one file, --test_file": "test_dir multi_processed_test",

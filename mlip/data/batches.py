@@ -34,6 +34,7 @@ class Labels(NamedTuple):
     value: Tensor  # (B, size) float64, of a property in its unit
     value_weight: Tensor  # (B,)
     charge: Tensor  # (B,) float64, e
+    head: Tensor  # (B,) int64, index of the head that the labels are of
 
 
 class LabelledBatch(NamedTuple):
@@ -116,6 +117,7 @@ def _labels(structures: Sequence[LabelledStructure]) -> Labels:
         value=torch.from_numpy(np.array(values)),
         value_weight=weights("value"),
         charge=torch.tensor([s.charge for s in structures], dtype=torch.float64),
+        head=torch.tensor([s.head for s in structures], dtype=torch.int64),
     )
 
 

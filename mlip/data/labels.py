@@ -53,6 +53,7 @@ class LabelledStructure:
     value: NDArray[np.float64] | None = None  # (1,) or (3,), what a property model learns, in its unit
     charge: float = 0.0  # of the whole structure in e, for dipoles
     file: str = ""  # where it is from, if there are several files
+    head: int = 0  # of a model that is trained with several, the one these labels are of
 
     @property
     def is_isolated_atom(self) -> bool:
@@ -181,6 +182,11 @@ def _find_key(structures: Sequence[Atoms], name: str, wanted: str | None, source
             f"{source}: no structure has the {name} key {wanted!r} (--{name}_key); present are {present(structures)}"
         )
     return None
+
+
+def is_labelled(structures: Sequence[Atoms], keys: LabelKeys) -> bool:
+    """Whether any structure has any label."""
+    return any(_find_key(structures, name, getattr(keys, name), "", False) is not None for name in KEYS)
 
 
 def _value(atoms: Atoms, name: str, key: str | None) -> Any:

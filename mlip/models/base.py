@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from numbers import Real
 from operator import index
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import torch
 from ase.data import chemical_symbols
@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 from mlip.errors import InputError, UnknownElementError
 from mlip.graph import AtomGraph
+
+#: Index of a head, one for all atoms or, while several heads are trained, one of each atom (N,).
+Head: TypeAlias = "int | Tensor"
 
 
 class AtomOutputs(NamedTuple):
@@ -29,7 +32,7 @@ class AtomOutputs(NamedTuple):
 class Evaluator(Protocol):
     """A network or what stands for it: from a graph and the index of a head to the atoms' energies."""
 
-    def __call__(self, graph: AtomGraph, head: int = 0) -> AtomOutputs: ...
+    def __call__(self, graph: AtomGraph, head: Head = 0) -> AtomOutputs: ...
 
 
 class Derivatives(NamedTuple):
@@ -75,8 +78,8 @@ class EnergyModel(nn.Module, ABC):
         self.register_buffer("element_index", index, persistent=False)
 
     @abstractmethod
-    def forward(self, graph: AtomGraph, head: int = 0) -> AtomOutputs:
-        """Atomic energies of all atoms of the batch, those of the `head`-th of `heads`."""
+    def forward(self, graph: AtomGraph, head: Head = 0) -> AtomOutputs:
+        """Atomic energies of all atoms of the batch, those of the `head`-th of `heads`, for all atoms or each (N,)."""
 
     def compiled(self, radial: str, trained: bool = False) -> Evaluator | None:
         """The same network by compiled operators, with its present parameters.

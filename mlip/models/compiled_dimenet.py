@@ -10,7 +10,7 @@ from torch import Tensor
 from mlip import ops
 from mlip.graph import AtomGraph
 from mlip.models.arrivals import Arrivals, DensityArrivals, edges_back
-from mlip.models.base import AtomOutputs
+from mlip.models.base import AtomOutputs, Head
 from mlip.nn.chebyshev import ChebyshevSeries
 from mlip.nn.spherical_basis import SphericalRadialBasis
 from mlip.ops.dispatch import full_precision
@@ -44,7 +44,7 @@ class CompiledDimeNet:
         arriving = weight.new_empty(1, 0, model.arriving_channels)
         return product and few_degrees and fits(arriving, cuda="directional_sums")
 
-    def __call__(self, graph: AtomGraph, head: int = 0) -> AtomOutputs:
+    def __call__(self, graph: AtomGraph, head: Head = 0) -> AtomOutputs:
         with full_precision(graph.positions):
             return self.model.evaluate(graph, head, self._radial, self._arrivals, ops.silu)
 

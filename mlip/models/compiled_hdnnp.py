@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mlip import ops
 from mlip.graph import AtomGraph
-from mlip.models.base import AtomOutputs, Derivatives
+from mlip.models.base import AtomOutputs, Derivatives, Head
 from mlip.models.compiled_edges import edge_vectors, first_derivatives
 from mlip.ops.dispatch import full_precision
 
@@ -39,11 +39,11 @@ class CompiledHDNNP:
         found = ops.symmetry_functions(edge_vectors(graph), *edges, self.model.tables)
         return self.model.by_element(found, edges[-1])
 
-    def __call__(self, graph: AtomGraph, head: int = 0) -> AtomOutputs:
+    def __call__(self, graph: AtomGraph, head: Head = 0) -> AtomOutputs:
         with full_precision(graph.positions):
             return self.model.outputs(self.symmetry_functions(graph), graph)
 
-    def first_derivatives(self, graph: AtomGraph, head: int = 0, strain: bool = True) -> Derivatives:
+    def first_derivatives(self, graph: AtomGraph, head: Head = 0, strain: bool = True) -> Derivatives:
         """Energies and their first derivatives; autograd sees the networks alone.
 
         Args:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mlip import ops
 from mlip.graph import AtomGraph
-from mlip.models.base import AtomOutputs, Derivatives, Evaluator
+from mlip.models.base import AtomOutputs, Derivatives, Evaluator, Head
 from mlip.models.compiled_edges import edge_vectors, first_derivatives
 from mlip.models.compiled_layer import CompiledLayer
 from mlip.models.compiled_maps import of_present
@@ -39,11 +39,12 @@ MOST_SHARED_BYTES = 500_000_000
 
 def compiled_mace(model: MACE, radial: str, trained: bool) -> Evaluator | None:
     """`model` by compiled operators, None where they do not cover its precision or device."""
-    return (
-        CompiledMACE(model, radial, trained)
-        if ops.runs_compiled(model.embedding, cuda="message_interpolated")
-        else None
-    )
+    return CompiledMACE(model, radial, trained) if is_covered(model) else None
+
+
+def is_covered(model: MACE) -> bool:
+    """Whether there are compiled operators for its precision on its device."""
+    return bool(ops.runs_compiled(model.embedding, cuda="message_interpolated"))
 
 
 def layers_of(model: MACE) -> list[Layer]:
@@ -89,7 +90,7 @@ class CompiledMACE:
             for t, layer in enumerate(layers_of(model))
         ]
 
-    def __call__(self, graph: AtomGraph, head: int = 0) -> AtomOutputs:
+    def __call__(self, graph: AtomGraph, head: Head = 0) -> AtomOutputs:
         if graph.edge_index.shape[1] == 0:  # only lone atoms, or none
             return self.model(graph, head)
         wanted = self.trained or graph.positions.requires_grad or graph.cell.requires_grad
@@ -97,7 +98,7 @@ class CompiledMACE:
             graph = graph._replace(edge_index=graph.edge_index.contiguous())
             return AtomOutputs(*self._evaluate(directly, edge_vectors(graph), graph, head))
 
-    def first_derivatives(self, graph: AtomGraph, head: int = 0, strain: bool = True) -> Derivatives:
+    def first_derivatives(self, graph: AtomGraph, head: Head = 0, strain: bool = True) -> Derivatives:
         """Energies and their first derivatives by a reverse pass of its own, several times faster for few atoms.
 
         Args:
@@ -131,7 +132,7 @@ class CompiledMACE:
             return None
         return ops.undirected(graph.edge_index, graph.edge_shift, len(graph.numbers))
 
-    def _evaluate(self, run: Run, vectors: Tensor, graph: AtomGraph, head: int) -> tuple[Tensor, Tensor]:
+    def _evaluate(self, run: Run, vectors: Tensor, graph: AtomGraph, head: Head) -> tuple[Tensor, Tensor]:
         """Energies (N,) and features (N, F)."""
         model, dtype = self.model, self.model.dtype
         elements = model.species(graph.numbers)

@@ -33,9 +33,9 @@ class CompiledReadout:
         elif not trained:
             self.readout = readout.to(dtype)
 
-    def __call__(self, run: Run, scalars: Tensor, head: int) -> Tensor:
+    def __call__(self, run: Run, scalars: Tensor, head: int | Tensor) -> Tensor:
         """(N, C) to (N,)."""
-        if self.matrices is None:
+        if self.matrices is None or isinstance(head, Tensor):
             out: Tensor = run(self.readout, scalars, head, ops.matmul)
             return out
         out = run(_perceptron, scalars, *(matrix[head] for matrix in self.matrices))

@@ -14,7 +14,7 @@ from torch.nn.functional import silu
 from mlip.errors import InputError
 from mlip.graph import AtomGraph
 from mlip.models.arrivals import Arrivals, TripletArrivals
-from mlip.models.base import AtomOutputs, EnergyModel
+from mlip.models.base import AtomOutputs, EnergyModel, Head
 from mlip.models.compiled_dimenet import CompiledDimeNet
 from mlip.models.dimenet_blocks import (
     Activation,
@@ -69,7 +69,7 @@ class DirectionalModel(EnergyModel, ABC):
         count = len(self.outputs) if given["vectors"] else 0
         self.vectors = nn.ModuleList(VectorOutput(num_radial, given["hidden_channels"]) for _ in range(count))
 
-    def forward(self, graph: AtomGraph, head: int = 0) -> AtomOutputs:
+    def forward(self, graph: AtomGraph, head: Head = 0) -> AtomOutputs:
         return self.evaluate(graph, head, self.spherical.radial, self.triplets, silu)
 
     def compiled(self, radial: str, trained: bool = False) -> CompiledDimeNet | None:
@@ -88,7 +88,7 @@ class DirectionalModel(EnergyModel, ABC):
     def evaluate(
         self,
         graph: AtomGraph,
-        head: int,
+        head: Head,
         radial_of: Callable[[Tensor], Tensor],
         arrivals_of: Callable[[AtomGraph, Tensor, Tensor], Arrivals],
         silu: Activation,

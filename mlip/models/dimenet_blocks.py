@@ -211,10 +211,12 @@ class Output(nn.Module):
         nn.init.zeros_(self.last.weight)
 
     def forward(
-        self, m: Tensor, radial: Tensor, center: Tensor, num_atoms: int, head: int, silu: Activation
+        self, m: Tensor, radial: Tensor, center: Tensor, num_atoms: int, head: int | Tensor, silu: Activation
     ) -> tuple[Tensor, Tensor]:
         """Messages (E, H), radial basis (E, R) and centers (E,) to energies (N,) of a head and features (N, width)."""
         h = self.up(segment_sum(m * self.radial(radial), center, num_atoms))
         for layer in self.hidden:
             h = silu(layer(h))
+        if isinstance(head, Tensor):  # one of each atom
+            return (h * self.last.weight[head]).sum(dim=1), h
         return h @ self.last.weight[head], h

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mlip.errors import InputError
 from mlip.graph import AtomGraph
-from mlip.models.base import AtomOutputs, EnergyModel
+from mlip.models.base import AtomOutputs, EnergyModel, Head
 from mlip.models.compiled_hdnnp import CompiledHDNNP
 from mlip.nn.constants import KeepsPrecision
 from mlip.nn.symmetry_functions import CutoffFunction, SymmetryFunction, smoothness
@@ -212,7 +212,7 @@ class HDNNP(EnergyModel):
             found.append((atoms, functions(edges)))
         return found
 
-    def forward(self, graph: AtomGraph, head: int = 0) -> AtomOutputs:
+    def forward(self, graph: AtomGraph, head: Head = 0) -> AtomOutputs:
         with full_precision(graph.positions):
             return self.outputs(self.plain_symmetry_functions(graph), graph)
 

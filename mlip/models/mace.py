@@ -12,7 +12,7 @@ from torch import nn
 
 from mlip.errors import InputError
 from mlip.graph import AtomGraph
-from mlip.models.base import AtomOutputs, EnergyModel, Evaluator
+from mlip.models.base import AtomOutputs, EnergyModel, Evaluator, Head
 from mlip.models.compiled_mace import compiled_mace
 from mlip.models.mace_layer import INTERACTIONS, SCALAR, Features, Layer, LayerOptions
 from mlip.nn.activation import ACTIVATIONS
@@ -140,7 +140,7 @@ class MACE(EnergyModel):
     def compiled(self, radial: str, trained: bool = False) -> Evaluator | None:
         return compiled_mace(self, radial, trained)
 
-    def forward(self, graph: AtomGraph, head: int = 0) -> AtomOutputs:
+    def forward(self, graph: AtomGraph, head: Head = 0) -> AtomOutputs:
         species = self.species(graph.numbers)
         # Y is taken of the vector from neighbor to center, as published weights expect it.
         vectors = -graph.edge_vectors().to(self.dtype)

@@ -37,8 +37,14 @@ class Readout(nn.Module):
         self.norms = [1 / math.sqrt(size) for size in fan_in]
         self.gate = ACTIVATIONS[gate]
 
-    def forward(self, scalars: Tensor, head: int, matmul: Callable[[Tensor, Tensor], Tensor] = torch.matmul) -> Tensor:
-        """(N, C) to (N,), with matrix products by `matmul`."""
+    def forward(
+        self, scalars: Tensor, head: int | Tensor, matmul: Callable[[Tensor, Tensor], Tensor] = torch.matmul
+    ) -> Tensor:
+        """(N, C) to (N,), with matrix products by `matmul`; `head` is one for all atoms or one of each (N,)."""
+        if isinstance(head, Tensor):
+            # Those that no atom asks for get no gradient, and cost little beside all else.
+            of_heads = torch.stack([self(scalars, k, matmul) for k in range(len(self.weights[0]))])
+            return of_heads.gather(0, head.unsqueeze(0)).squeeze(0)
         x = matmul(scalars, self.weights[0][head] * self.norms[0])
         for k, norm in enumerate(self.norms[1:], start=1):
             x = matmul(self.gate(x), self.weights[k][head] * norm)

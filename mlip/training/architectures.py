@@ -182,8 +182,27 @@ BUILDERS: dict[str, Callable[[TrainingConfig, Blueprint, Shown], EnergyModel]] =
 }
 
 
+def fine_tuning_in_words(config: TrainingConfig) -> str:
+    """Of which foundation model what is trained; empty without one."""
+    if config.foundation_model is None:
+        return ""
+    ways = []
+    if config.lora:
+        ways.append(f"low-rank adapters (rank {config.lora_rank}, alpha {config.lora_alpha:g})")
+    if config.freeze:
+        frozen = "the embedding"
+        if config.freeze >= 5:
+            frozen += " and the interactions" if config.freeze == 5 else ", the interactions and the products"
+        ways.append(f"{frozen} frozen")
+    if config.multiheads_finetuning:
+        ways.append("a second head beside replay data")
+    return ", ".join([f"{Path(str(config.foundation_model)).name} fine-tuned", *ways])
+
+
 def in_words(config: TrainingConfig, model: EnergyModel) -> str:
     """What a report says of the network: its name and sizes."""
+    if config.foundation_model is not None:
+        return fine_tuning_in_words(config)
     if isinstance(model, HDNNP):
         counts = [len(model.of_element("offset", k)) for k in range(len(model.elements))]
         per_element = " to ".join(map(str, sorted({min(counts), max(counts)})))

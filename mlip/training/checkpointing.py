@@ -11,7 +11,8 @@ import torch
 
 from mlip.checkpoint import write_atomically
 from mlip.errors import InputError, ModelFileError
-from mlip.training.config import TrainingConfig, is_file_option
+from mlip.training.config import TrainingConfig
+from mlip.training.run_command import is_file_option
 
 VERSION = 2
 #: Options that may differ between a run and its continuation.
@@ -69,7 +70,7 @@ def load_checkpoint(path: Path, config: dict[str, Any], data: dict[str, str]) ->
         for name, value in config.items()
         if name not in FREE_OPTIONS and not is_file_option(name) and trained.get(name) != value
     ]
-    trained_on = ("train_file", "valid_file", "E0s", "symmetry_functions")
+    trained_on = ("train_file", "valid_file", "E0s", "symmetry_functions", "foundation_model", "pt_train_file")
     changed += [f"content of --{name}" for name in trained_on if read.get(name) != data.get(name)]
     if changed:
         raise InputError(

@@ -6,37 +6,20 @@ Names and meaning are those of `mace_run_train` where it has the option. Imports
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mlip.errors import InputError
-from mlip.training.model_options import Activation, CutoffName, Interaction, Model, belongs, model_defaults, widths
-from mlip.training.option_checks import check_options
+from mlip.training.fine_tuning_options import check_fine_tuning, rates
+from mlip.training.model_options import Activation, CutoffName, Interaction, Model, model_defaults, widths
+from mlip.training.option_checks import check_options, check_reporting
 from mlip.training.property_options import check_target
 
-#: Options that say where and how to run, not what to train.
-_LOCAL = frozenset(
-    {"work_dir", "restart_latest", "plot", "error_table", "tensorboard"}
-    | {"wandb", "wandb_project", "wandb_entity", "wandb_name"}
-    | {"dry_run", "keep_checkpoints", "save_all_checkpoints", "num_workers"}
-)
 #: Values that have another name in `mace_run_train`.
 MACE_VALUES = {
     "scheduler": {"ReduceLROnPlateau": "plateau", "ExponentialLR": "exponential"},
     "loss": {"l1l2energyforces": "l1l2"},
 }
-
-
-def is_file_option(name: str) -> bool:
-    """Whether an option names a file to read, whose content matters and not its path."""
-    return name.endswith("_file") or name == "symmetry_functions"
-
-
-def _file_names(files: str | list[str]) -> str | list[str]:
-    """Without their folders."""
-    return [Path(file).name for file in files] if isinstance(files, list) else Path(files).name
 
 
 @dataclass(frozen=True)
@@ -71,9 +54,28 @@ class TrainingConfig:
         energy_unit: likewise Hartree or eV; default Hartree. Of an input.data both are given or none
         config_type_weights: factors of the weights of structures by their config_type, such as
             '{"Default": 1.0, "surface": 5.0}'; Default is the name of those without
+        foundation_model: model to fine-tune instead of training from random weights, a MACE by name or file; it decides
+            the options of the model, scale and shift included
+        foundation_head: which head of a foundation model that has several
+        foundation_model_elements: keep all elements of the foundation model; else those of the data
+        multiheads_finetuning: learn a second head beside the foundation model's, pt_head, which goes on training on
+            replay data
+        pt_train_file: replay data, of what the foundation model was trained on
+        num_samples_pt: most structures of it that are taken, drawn at random
+        weight_pt_head: factor of the weights of replay structures
+        real_pt_data_ratio_threshold: fewer new structures than this part of the replay data are repeated
+        pseudolabel_replay: learn what the foundation model says of the replay structures, instead of their labels
+        freeze: parts of the foundation model that are not trained, mace's numbers, 1 to 4 the embedding, 5 the
+            interactions, too, 6 all but the readouts
+        lora: train low-rank adapters of the linear maps; they are merged into the weights at the end
+        lora_rank: their rank
+        lora_alpha: their update is multiplied by lora_alpha / lora_rank
+        forgetting_file: structures on which the errors of the foundation model before and of the result are compared,
+            where they have no labels with what the foundation model said; default the replay data
         E0s: energies of single atoms, "isolated" (isolated atoms of the training file), "average" (least squares over
             the training energies), a mapping such as "{14: -0.8}", or a file: such a mapping in JSON, or isolated
-            atoms in extended xyz
+            atoms in extended xyz; of a foundation model "foundation" (its own) or "estimated" (shifted by least
+            squares over what its energies of the training file miss)
         model: MACE (shift 0, non-residual first layer), ScaleShiftMACE (shift = mean interaction energy per atom,
             residual first layer), HDNNP (networks of symmetry functions), DimeNet or DimeNet++ (messages along
             directed pairs); the last three have that shift, too
@@ -141,10 +143,11 @@ class TrainingConfig:
         max_time: wall-clock minutes after which training ends and the potential is written, restarts included
         patience: validations without improvement after which training ends
         eval_interval: epochs between validations
-        lr: learning rate
+        lr: learning rate; default 0.01, of a foundation model 0.001, with lora 0.005, with multiheads_finetuning 0.0001
         optimizer: adam, adamw (weight decay apart from the gradient), schedulefree (averages instead of a schedule) or
             soap (Adam in the eigenbasis of the gradients' correlations, far fewer epochs; try --lr 0.02)
-        weight_decay: decay of the linear maps inside the layers, an L2 penalty with adam
+        weight_decay: decay of the linear maps inside the layers, an L2 penalty with adam; default 5e-07, of a
+            foundation model none
         amsgrad: use the AMSGrad variant of adam or adamw (--no_amsgrad: do not); default yes, with schedulefree
             and soap no
         beta: decay of the mean gradient in adam and adamw
@@ -201,6 +204,20 @@ class TrainingConfig:
     length_unit: str | None = None
     energy_unit: str | None = None
     config_type_weights: str | dict[str, float] = '{"Default": 1.0}'
+    foundation_model: str | None = None
+    foundation_head: str | None = None
+    foundation_model_elements: bool = False
+    multiheads_finetuning: bool = False
+    pt_train_file: str | None = None
+    num_samples_pt: int = 10000
+    weight_pt_head: float = 1.0
+    real_pt_data_ratio_threshold: float = 0.1
+    pseudolabel_replay: bool = False
+    freeze: int | None = None
+    lora: bool = False
+    lora_rank: int = 4
+    lora_alpha: float = 1.0
+    forgetting_file: str | None = None
     E0s: str | dict[str, float] | dict[int, float] = "isolated"
     model: Model = "MACE"
     r_max: float = 5.0
@@ -259,9 +276,9 @@ class TrainingConfig:
     max_time: float | None = None
     patience: int = 2048
     eval_interval: int = 1
-    lr: float = 0.01
+    lr: float | None = None
     optimizer: Literal["adam", "adamw", "schedulefree", "soap"] = "adam"
-    weight_decay: float = 5e-7
+    weight_decay: float | None = None
     amsgrad: bool | None = None
     beta: float = 0.9
     beta1_schedulefree: float = 0.9
@@ -317,7 +334,7 @@ class TrainingConfig:
                 object.__setattr__(self, name, value)
         for name, renamed in MACE_VALUES.items():
             object.__setattr__(self, name, renamed.get(getattr(self, name), getattr(self, name)))
-        for name, value in model_defaults(self).items():
+        for name, value in (model_defaults(self) | rates(self)).items():
             object.__setattr__(self, name, value)
         for name in ("radial_MLP", "hidden_layers"):
             if (value := getattr(self, name)) is not None:
@@ -328,16 +345,8 @@ class TrainingConfig:
             object.__setattr__(self, "E0s", parse_E0s(self.E0s))
         check_options(self)
         check_target(self)
-        self._check_reporting()
-
-    def _check_reporting(self) -> None:
-        if self.error_table is not None:
-            from mlip.training.error_tables import check_error_table
-
-            check_error_table(self.error_table)
-        for option in ("wandb_project", "wandb_entity", "wandb_name"):
-            if getattr(self, option) is not None and not self.wandb:
-                raise InputError(f"--{option} is given without --wandb; add --wandb, or leave it out")
+        check_fine_tuning(self)
+        check_reporting(self)
 
     def first_interaction(self) -> str:
         """Kind of the first layer, by default the one that the model is known for."""
@@ -360,23 +369,12 @@ class TrainingConfig:
 
     def portable(self) -> dict[str, Any]:
         """The options that make the potential what it is; files by name, without their folder."""
-        from mlip.data.reference_energies import is_E0s_file
+        from mlip.training.run_command import portable
 
-        options = {n: v for n, v in self.as_dict().items() if n not in _LOCAL and belongs(n, self.model)}
-        files = {name for name in options if is_file_option(name)} | ({"E0s"} if is_E0s_file(self.E0s) else set())
-        return {name: _file_names(v) if name in files and v else v for name, v in options.items()}
+        return portable(self)
 
     def command(self, portable: bool = True) -> str:
         """The command line of this run, with the options that are not at their defaults; paths unless `portable`."""
-        words = ["mlip", "train"]
-        defaults = TrainingConfig(train_file="-", model=self.model).as_dict() | {"model": "MACE"}
-        for name, value in (self.portable() if portable else self.as_dict()).items():
-            if value == defaults[name] or value is None:  # None: what is left to another option
-                continue
-            if isinstance(value, bool):
-                words.append(f"--{name}" if value else f"--no_{name}")
-            elif isinstance(value, list) and is_file_option(name):
-                words += [f"--{name}", *value]
-            else:
-                words += [f"--{name}", str(value)]
-        return shlex.join(words)
+        from mlip.training.run_command import command
+
+        return command(self, portable)

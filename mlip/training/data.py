@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlip.data.batches import LabelledBatch, make_plan, make_samples
-from mlip.data.files import Given, find_files, in_words, without_part
+from mlip.data.files import Given, find_files, in_words
 from mlip.data.labels import PROPERTIES, LabelKeys, LabelledData, LabelledStructure, read_labelled
 from mlip.data.n2p2 import Units, data_units, is_n2p2_data
 from mlip.data.plan import BatchPlan
@@ -19,20 +18,13 @@ from mlip.data.summary import exactly_zero, file_remarks, remarks
 from mlip.data.weights import check_config_types, parse_config_type_weights, weighted
 from mlip.errors import DataError
 from mlip.training.config import TrainingConfig
+from mlip.training.data_set import DataSet as DataSet
+from mlip.training.fine_tuning_data import add_replay, energies_of_new_head
+from mlip.training.forgetting import HeldOut, held_out
+from mlip.training.foundation import Foundation
+from mlip.training.hashes import file_hash
 from mlip.training.loss import trained_properties
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """Structures of one purpose and their graphs."""
-
-    structures: list[LabelledStructure]
-    samples: list[LabelledBatch]
-    source: str
-
-    def count(self, name: str) -> int:
-        """Number of structures with the label `name`."""
-        return sum(getattr(s, name) is not None for s in self.structures)
+from mlip.training.replay import keys_of, repeats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +33,8 @@ class RunData:
 
     sets: dict[str, DataSet]  # train, valid, and test if there is one
     sha256: dict[str, str]  # by option: train_file, valid_file, test_file, and E0s if it is a file
-    plan: BatchPlan  # how the training set becomes batches
+    plan: BatchPlan  # how the structures that train become batches
+    trained: list[LabelledBatch]  # these structures: the training set, with replay data if there are any
     remarks: tuple[str, ...] = ()  # what people should know, a line each
 
 
@@ -54,10 +47,15 @@ class TrainingData(RunData):
     statistics: Statistics
     properties: frozenset[str]  # what the loss is about
     keys: LabelKeys  # as found in the training file
+    held_out: HeldOut | None = None  # on what forgetting is measured
 
 
-def load_data(config: TrainingConfig) -> TrainingData:
+def load_data(config: TrainingConfig, foundation: Foundation | None = None) -> TrainingData:
     """Read, check, split and describe the data.
+
+    Args:
+        config: of the run.
+        foundation: the model that is fine-tuned, if one is.
 
     Raises:
         DataError: unreadable files, unusable labels, nothing to train on.
@@ -65,40 +63,79 @@ def load_data(config: TrainingConfig) -> TrainingData:
     """
     files = {option: path for option in ("train_file", "valid_file", "test_file") if (path := getattr(config, option))}
     hashed = files | ({"E0s": str(config.E0s)} if is_E0s_file(config.E0s) else {})
-    units = _units(config, [path for given in hashed.values() for path in find_files(given)])
-    if config.symmetry_functions is not None:
-        hashed["symmetry_functions"] = config.symmetry_functions
+    others = ("pt_train_file", "forgetting_file", "symmetry_functions")
+    given = [*hashed.values(), *(path for option in others[:2] if (path := getattr(config, option)))]
+    units = _units(config, [path for files_of in given for path in find_files(files_of)])
+    hashed |= {option: path for option in others if (path := getattr(config, option))}
     read = _read(config, files, units)
     parts, isolated = _parts(config, read)
     whole = set_apart_isolated_atoms(read["train_file"].structures).structures
-    # E0s do not depend on the split, so that an element of the validation part is never unknown.
-    reference = reference_energies(config.E0s, whole, isolated, config.energy_key, units)
-    properties = _trained_properties(config, parts["train"], parts["valid"])
-    sets = {}
-    for name, structures in parts.items():
-        source = in_words(files.get(f"{name}_file", config.train_file))
-        check_elements(structures, reference.E0s, source)
-        sets[name] = DataSet(structures, make_samples(structures, config.r_max, source), source)
+    lines = []
+    if foundation is None:
+        # E0s do not depend on the split, so that an element of the validation part is never unknown.
+        reference = reference_energies(config.E0s, whole, isolated, config.energy_key, units)
+    else:
+        lines = add_replay(config, foundation, parts, files, units)
+        reference = energies_of_new_head(config, foundation, (whole, isolated, parts.get("replay", [])), units)
+    properties = _trained_properties(config, [*parts["train"], *parts.get("replay", [])], parts["valid"])
+    cutoff = config.r_max if foundation is None else foundation.potential.cutoff
+    sets = _sets(config, parts, files, reference, cutoff)
     described = statistics(sets["train"].samples, reference.E0s)
     if not described.n_edges:
-        of = in_words(config.train_file)
-        raise DataError(f"no two atoms of {of} are within --r_max {config.r_max:g} Å of each other")
-    keys = read["train_file"].keys
-    lines = [line for option, data in read.items() for line in file_remarks(in_words(files[option]), data, keys)]
-    lines += [line for name, structures in parts.items() for line in remarks(name, structures)]
-    if "valid_file" in read and (left_out := len(read["valid_file"].structures) - len(parts["valid"])):
-        lines.append(f"{in_words(files['valid_file'])}: isolated atoms, which do not validate: {left_out}")
+        raise DataError(f"no two atoms of {in_words(config.train_file)} are within --r_max {cutoff:g} Å of each other")
+    trained = sets["train"].samples
+    if "replay" in sets:
+        again = repeats(len(trained), len(sets["replay"].samples), config.real_pt_data_ratio_threshold)
+        trained = trained * again + sets["replay"].samples
+        lines.append(f"an epoch has each training structure {again} times, each replay structure once")
     return TrainingData(
         sets=sets,
         n_isolated=len(isolated),
         reference=reference,
         statistics=described,
         properties=properties,
-        keys=keys,
-        sha256={option: file_hash(path) for option, path in hashed.items()},
-        plan=make_plan(sets["train"].samples, config.batch_size, config.batch_atoms, config.batch_edges),
-        remarks=tuple(lines),
+        keys=read["train_file"].keys,
+        sha256=_hashes(hashed, foundation),
+        plan=make_plan(trained, config.batch_size, config.batch_atoms, config.batch_edges),
+        trained=trained,
+        remarks=(*_remarks(files, read, parts), *lines),
+        held_out=None if foundation is None else held_out(config, foundation, sets.get("replay"), reference.E0s, units),
     )
+
+
+def _sets(
+    config: TrainingConfig,
+    parts: Mapping[str, list[LabelledStructure]],
+    files: Mapping[str, Given],
+    reference: ReferenceEnergies,
+    cutoff: float,
+) -> dict[str, DataSet]:
+    """The parts with their graphs."""
+    sets = {}
+    for name, structures in parts.items():
+        source = (
+            str(config.pt_train_file) if name == "replay" else in_words(files.get(f"{name}_file", config.train_file))
+        )
+        check_elements(structures, reference.E0s, source)
+        sets[name] = DataSet(structures, make_samples(structures, cutoff, source), source)
+    return sets
+
+
+def _remarks(
+    files: Mapping[str, Given], read: Mapping[str, LabelledData], parts: Mapping[str, list[LabelledStructure]]
+) -> list[str]:
+    keys = read["train_file"].keys
+    lines = [line for option, data in read.items() for line in file_remarks(in_words(files[option]), data, keys)]
+    lines += [line for name, structures in parts.items() for line in remarks(name, structures)]
+    if "valid_file" in read and (left_out := len(read["valid_file"].structures) - len(parts["valid"])):
+        lines.append(f"{in_words(files['valid_file'])}: isolated atoms, which do not validate: {left_out}")
+    return lines
+
+
+def _hashes(files: Mapping[str, Given], foundation: Foundation | None) -> dict[str, str]:
+    """SHA-256 by option."""
+    found = {option: file_hash(path) for option, path in files.items()}
+    return found if foundation is None else found | {"foundation_model": foundation.sha256}
 
 
 def _units(config: TrainingConfig, paths: Iterable[Path]) -> Units | None:
@@ -111,7 +148,7 @@ def _units(config: TrainingConfig, paths: Iterable[Path]) -> Units | None:
 
 def _read(config: TrainingConfig, files: Mapping[str, Given], units: Units | None) -> dict[str, LabelledData]:
     """The files with their labels, structures weighted by `config_type`."""
-    keys = LabelKeys(config.energy_key, config.forces_key, config.stress_key, config.virials_key)
+    keys = keys_of(config)
     read = {option: read_labelled(path, keys, option == "train_file", units) for option, path in files.items()}
     weights = parse_config_type_weights(config.config_type_weights)
     judged = [read[option] for option in ("train_file", "valid_file") if option in read]
@@ -136,22 +173,6 @@ def _parts(
     if "test_file" in read:
         parts["test"] = read["test_file"].structures
     return parts, isolated
-
-
-def file_hash(given: Given) -> str:
-    """SHA-256 of a file; of several, that of the lines "SHA-256  name"."""
-    hashes = [(_hash(path), path.name) for path in find_files(given)]
-    if len(hashes) == 1:
-        return hashes[0][0]
-    return hashlib.sha256("".join(f"{digest}  {name}\n" for digest, name in hashes).encode()).hexdigest()
-
-
-def _hash(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(without_part(path)[0], "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _trained_properties(

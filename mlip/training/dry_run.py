@@ -75,7 +75,7 @@ def rehearse(config: TrainingConfig, console: Console | None = None) -> Estimate
 def _measure(config: TrainingConfig, data: RunData, module: TrainingModule) -> Estimate:
     device = device_of(config)
     module.configure_optimizers()
-    samples = data.sets["train"].samples
+    samples = data.trained
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     _step(module, _largest(samples, data.plan).to(device))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from mlip.training.architectures import Shown
 from mlip.training.config import TrainingConfig
 from mlip.training.data import TrainingData, load_data
 from mlip.training.error_tables import default_table, error_table
+from mlip.training.forgetting import Forgetting, measure
+from mlip.training.foundation import REPLAY_HEAD, Foundation, load_foundation
 from mlip.training.module import TrainingModule
 from mlip.training.plots import plot_parity
 from mlip.training.report_html import write_report
@@ -32,12 +35,16 @@ class EnergyTask(Task):
 
     data: TrainingData
     model: Potential
+    foundation: Foundation | None = None  # the model that is fine-tuned
 
     @classmethod
     def of(cls, config: TrainingConfig, shown: Shown) -> EnergyTask:
         """Reads the data, builds the potential."""
-        data = load_data(config)
-        return cls(config, data, build_potential(config, data, shown).to(device_of(config)))
+        with shown("foundation model") if config.foundation_model else nullcontext():
+            foundation = load_foundation(config)
+        data = load_data(config, foundation)
+        model = build_potential(config, data, shown, foundation).to(device_of(config))
+        return cls(config, data, model, foundation)
 
     def introduction(self) -> list[RenderableType]:
         return [report.data_table(self.data), *report.describe(self.config, self.data, self.model)]
@@ -50,7 +57,8 @@ class EnergyTask(Task):
         pairs = {}
         for name, part in self.data.sets.items():
             whole = batches(part.samples, self.config.valid_batch_size)
-            pairs[name] = list(zip(part.structures, predict(self.model, whole, part.count("stress") > 0), strict=True))
+            model = self.model.with_head(REPLAY_HEAD) if name == "replay" else self.model
+            pairs[name] = list(zip(part.structures, predict(model, whole, part.count("stress") > 0), strict=True))
         return pairs
 
     def errors(self, pairs: Pairs) -> tuple[Errors, Groups]:
@@ -72,4 +80,10 @@ class EnergyTask(Task):
         return write_report(self.config, self.data, self.model, outcome, path)
 
     def provenance(self) -> Mapping[str, Any]:
-        return {"E0s_origin": self.data.reference.origin}
+        found: dict[str, Any] = {"E0s_origin": self.data.reference.origin}
+        return found if self.foundation is None else found | {"foundation": self.foundation.provenance()}
+
+    def forgetting(self) -> Forgetting | None:
+        if self.foundation is None or self.data.held_out is None:
+            return None
+        return measure(self.config, self.data.held_out, self.foundation, self.model)

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from mlip.data.weights import DEFAULT_GROUP
 from mlip.errors import InputError
+from mlip.training.forgetting import Forgetting
 from mlip.units import EV_PER_A3_TO_GPA
 
 Values = Mapping[str, float | int | None]
@@ -90,6 +91,15 @@ def error_table(kind: str, errors: Mapping[str, Values], groups: Mapping[str, Ma
     for name, group, n, cells in rows:
         first: list[Any] = [name, *([Text(printable(group))] if with_groups else []), str(n)]
         table.add_row(*first, *["-" if cell is None else f"{cell:.4g}" for cell in cells])
+    return table
+
+
+def forgetting_table(forgetting: Forgetting, kind: str | None = None) -> Table:
+    """Errors before and after fine-tuning, for a console; `kind` of `ERROR_TABLES`, None: as `default_table`."""
+    rows = forgetting.rows()
+    table = error_table(kind or default_table(rows), rows, {})
+    table.title = Text(printable(forgetting.title), style="bold")
+    table.columns[0].header = ""
     return table
 
 

@@ -74,6 +74,8 @@ NUM_SYMMETRY_FUNCTIONS = 64
 
 def model_defaults(config: TrainingConfig) -> dict[str, Any]:
     """Values of the options of this model that were not given."""
+    if config.foundation_model is not None:
+        return {}  # it has its own
     found = dict(DEFAULTS.get(config.model, {}))
     if config.model == "HDNNP" and config.symmetry_functions is None:
         found["num_symmetry_functions"] = NUM_SYMMETRY_FUNCTIONS

@@ -56,6 +56,7 @@ class TrainingModule(L.LightningModule):
         self.steps_per_epoch = steps_per_epoch
         self.average = WeightAverage(potential, config.ema_decay if config.ema else None)
         self.stage_two = StageTwo(potential, config)
+        self.has_heads = isinstance(potential, Potential) and len(potential.heads) > 1
         self.best = Best()  # of the present stage
         self.validation: Iterable[LabelledBatch] = ()  # given before the fit starts
         self.history: list[dict[str, Any]] = []
@@ -76,7 +77,8 @@ class TrainingModule(L.LightningModule):
 
     def answer(self, batch: LabelledBatch, training: bool = False) -> Any:
         """What the model says of a batch, as the loss wants it."""
-        return self.potential(batch.graph, **self.wanted, training=training)
+        heads = {"heads": batch.labels.head} if training and self.has_heads else {}
+        return self.potential(batch.graph, **self.wanted, training=training, **heads)
 
     def _new_sums(self) -> Sums:
         return ValidationSums()

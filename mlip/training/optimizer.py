@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from mlip.models import HDNNP, MACE, DimeNet, DimeNetPlusPlus, EnergyModel
@@ -24,12 +26,16 @@ def make_optimizer(potential: Potential | PropertyModel, config: TrainingConfig)
     """The optimizer of a run, its state on the device of the weights."""
     decayed: list[torch.nn.Parameter] = []
     free: list[torch.nn.Parameter] = []
-    parts = DECAYED[type(potential.model)]
+    parts = DECAYED.get(type(potential.model), frozenset())  # adapters do not decay
     for name, parameter in potential.named_parameters():
         if parameter.requires_grad:
             decays = parts & set(words := name.split(".")) and words[-1] != "bias"
             (decayed if decays else free).append(parameter)
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    assert config.lr is not None and config.weight_decay is not None  # which the configuration has set
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": free, "weight_decay": 0.0},
+    ]
     groups = [group for group in groups if group["params"]]
     if config.optimizer == "schedulefree":
         return ScheduleFreeAdamW(groups, lr=config.lr, betas=(config.beta1_schedulefree, config.beta2_schedulefree))

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mlip.errors import InputError
+from mlip.training.fine_tuning_options import NEEDS_OF_FINE_TUNING
 from mlip.training.model_options import MODELS_WITH, one_of
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ NEEDS: dict[str, tuple[str, Condition]] = {
     ),
     "energy_unit": ("--length_unit beside it", lambda c: c.length_unit is not None),
     "valid_fraction": ("no --valid_file", lambda c: not c.valid_file),
+    **NEEDS_OF_FINE_TUNING,
 }
 
 POSITIVE = (
@@ -189,3 +191,14 @@ def _check_schedulefree(config: TrainingConfig) -> None:
         raise InputError("--optimizer schedulefree averages the weights itself; leave out --ema")
     if config.beta1_schedulefree == 0:
         raise InputError("--beta1_schedulefree is 0; expected more: the gradients would never see the average")
+
+
+def check_reporting(config: TrainingConfig) -> None:
+    """Refuse a table of errors that there is none of, and options of a log that is not asked for."""
+    if config.error_table is not None:
+        from mlip.training.error_tables import check_error_table
+
+        check_error_table(config.error_table)
+    for option in ("wandb_project", "wandb_entity", "wandb_name"):
+        if getattr(config, option) is not None and not config.wandb:
+            raise InputError(f"--{option} is given without --wandb; add --wandb, or leave it out")

@@ -19,7 +19,8 @@ from mlip.data.weights import check_config_types, parse_config_type_weights, wei
 from mlip.errors import DataError
 from mlip.properties import Property
 from mlip.training.config import TrainingConfig
-from mlip.training.data import DataSet, RunData, file_hash
+from mlip.training.data import DataSet, RunData
+from mlip.training.hashes import file_hash
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ def load_property_data(config: TrainingConfig) -> PropertyRunData:
         sets=sets,
         sha256={option: file_hash(path) for option, path in hashed.items()},
         plan=make_plan(sets["train"].samples, config.batch_size, config.batch_atoms, config.batch_edges),
+        trained=sets["train"].samples,
         remarks=tuple(line for data in read.values() for line in data.remarks()),
         learned=learned,
         key=read["train_file"].key,

@@ -46,13 +46,16 @@ def describe(config: TrainingConfig, data: TrainingData, potential: Potential) -
     E0s = ", ".join(f"{chemical_symbols[z]} {e:.8g}" for z, e in data.reference.E0s.items())
     found = ", ".join(f"{name} = {key}" for name in KEYS if (key := getattr(keys, name)))
     n_parameters = sum(p.numel() for p in potential.parameters())
+    n_trained = sum(p.numel() for p in potential.parameters() if p.requires_grad)
+    trained = "" if n_trained == n_parameters else f", {n_trained} of them trained"
     scale = potential.energy_scale
     lines = [
         f"labels: {found}; the loss is about {', '.join(p for p in PROPERTIES if p in data.properties)}",
         f"E0s / eV: {E0s} ({data.reference.origin})",
-        f"{stats.avg_num_neighbors:.1f} neighbors per atom within {config.r_max:g} Å, "
+        f"{stats.avg_num_neighbors:.1f} neighbors per atom within {potential.cutoff:g} Å, "
         f"forces {stats.forces_rms:.4g} eV/Å RMS; scale {scale.scale.item():.6g}, shift {scale.shift.item():.6g} eV",
-        f"{in_words(config, potential.model)}, {n_parameters} parameters, {config.default_dtype}, {potential.device}",
+        f"{in_words(config, potential.model)}, {n_parameters} parameters{trained}, {config.default_dtype}, "
+        f"{potential.device}",
     ]
     missing = [
         f"{label} of {len(part.structures) - n} in {name}"

@@ -19,7 +19,7 @@ from mlip.data.labels import PROPERTIES
 from mlip.data.summary import count_by_group
 from mlip.data.weights import DEFAULT_GROUP
 from mlip.potential import Potential
-from mlip.training.architectures import in_words
+from mlip.training.architectures import fine_tuning_in_words, in_words
 from mlip.training.config import TrainingConfig
 from mlip.training.data import RunData, TrainingData
 from mlip.training.display import clock
@@ -63,9 +63,12 @@ def report_html(config: TrainingConfig, data: TrainingData, potential: Potential
     date = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
     parts = [
         f"<h1>{escaped(config.name)}</h1>",
-        paragraph(f"{config.model} trained with mlip {mlip.__version__}, {date}", soft=True),
+        paragraph(
+            f"{fine_tuning_in_words(config) or config.model} trained with mlip {mlip.__version__}, {date}", soft=True
+        ),
         _headline(outcome),
         section("Errors", _errors(config, outcome)),
+        *_forgetting(config, outcome),
         section("Learning curves", figures(curves), curve_note(outcome) if curves else ""),
         section("Parity", figures(parities)),
         section("Distribution of the errors", figures(histograms), _quantiles(outcome)),
@@ -113,6 +116,18 @@ def _errors(config: TrainingConfig, outcome: Outcome) -> str:
     if len(whole) == len(rows):
         headings, cells, whole = [headings[0], *headings[2:]], [[row[0], *row[2:]] for row in cells], []
     return table(headings, cells[:MAX_ROWS], whole=whole) + _more(len(cells))
+
+
+def _forgetting(config: TrainingConfig, outcome: Outcome) -> list[str]:
+    """Errors before and after fine-tuning, where they were measured."""
+    forgetting = outcome.forgetting
+    if forgetting is None:
+        return []
+    kind = config.error_table or default_table(forgetting.rows())
+    rows = [[name, n, *values] for name, _, n, values in table_rows(kind, forgetting.rows(), {})]
+    headings = ["", "structures", *(title for title, _, _ in columns_of(kind))]
+    note = f"{forgetting.title}: errors of the foundation model, and of what fine-tuning made of it."
+    return [section("Forgetting", table(headings, rows), paragraph(note, soft=True))]
 
 
 def _more(n: int) -> str:
@@ -232,12 +247,13 @@ def _model(config: TrainingConfig, data: TrainingData, potential: Potential) -> 
     stats, scale = data.statistics, potential.energy_scale
     E0s = ", ".join(f"{chemical_symbols[z]} {energy:.6f}" for z, energy in data.reference.E0s.items())
     n_parameters = sum(p.numel() for p in potential.parameters())
+    scaling = "of the foundation model" if config.foundation_model else config.scaling
     rows = [
         ("model", in_words(config, potential.model)),
         ("parameters", f"{number(n_parameters)}, {config.default_dtype}"),
-        ("cutoff", f"{config.r_max:g} Å"),
+        ("cutoff", f"{potential.cutoff:g} Å"),
         ("E0s / eV", f"{E0s} ({data.reference.origin})"),
-        ("scale, shift / eV", f"{scale.scale.item():.6g}, {scale.shift.item():.6g} ({config.scaling})"),
+        ("scale, shift / eV", f"{scale.scale.item():.6g}, {scale.shift.item():.6g} ({scaling})"),
         ("neighbors per atom", f"{stats.avg_num_neighbors:.2f} on average in the training set"),
         ("RMS of the forces", f"{stats.forces_rms:.4g} eV/Å in the training set"),
     ]
@@ -247,7 +263,7 @@ def _model(config: TrainingConfig, data: TrainingData, potential: Potential) -> 
 def timing(data: RunData, outcome: Outcome) -> str:
     """Where the time of a run went."""
     times = outcome.timing
-    n_atoms = sum(len(s.atoms) for s in data.sets["train"].structures)
+    n_atoms = sum(len(sample.graph.numbers) for sample in data.trained)
     each = times.validation / times.validations if times.validations else None
     rows = [
         ("training in all, restarts included", times.total, "s"),

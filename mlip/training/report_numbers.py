@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mlip.data.labels import LabelledStructure
 from mlip.data.metrics import ErrorSum
 from mlip.data.predict import Predicted
+from mlip.training.forgetting import Forgetting
 from mlip.training.timing import Timing
 
 Pairs = Sequence[tuple[LabelledStructure, Predicted]]
@@ -30,6 +31,7 @@ class Outcome:
     best_epoch: int
     timing: Timing
     stage_two: int | None = None  # epochs before the second stage
+    forgetting: Forgetting | None = None  # of fine-tuning
 
 
 class Worst(NamedTuple):

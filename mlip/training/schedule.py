@@ -23,6 +23,7 @@ class Schedule:
     def __init__(self, optimizer: Optimizer, config: TrainingConfig) -> None:
         self.optimizer, self.config = optimizer, config
         self.plateau = ReduceLROnPlateau(optimizer, factor=config.lr_factor, patience=config.scheduler_patience)
+        assert config.lr is not None  # which the configuration has set
         self.base = config.lr
         self.steps = 0
         self.in_stage_two = False

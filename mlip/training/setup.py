@@ -14,6 +14,7 @@ from mlip.training.architectures import Blueprint, Shown, build_model
 from mlip.training.config import TrainingConfig
 from mlip.training.data import TrainingData
 from mlip.training.display import work_unseen
+from mlip.training.foundation import Foundation, start_of_fine_tuning
 
 
 def device_of(config: TrainingConfig) -> str:
@@ -27,14 +28,19 @@ def device_of(config: TrainingConfig) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
 
 
-def build_potential(config: TrainingConfig, data: TrainingData, shown: Shown = work_unseen) -> Potential:
-    """The untrained potential, its weights drawn with the seed.
+def build_potential(
+    config: TrainingConfig, data: TrainingData, shown: Shown = work_unseen, foundation: Foundation | None = None
+) -> Potential:
+    """The potential before training, its weights drawn with the seed or those of a foundation model.
 
     Args:
         config: of the run.
         data: of the run.
         shown: how work that takes long is shown, not at all by default.
+        foundation: the model that is fine-tuned, if one is.
     """
+    if foundation is not None:
+        return start_of_fine_tuning(config, foundation, data.reference.E0s)
     scale, shift = scale_and_shift(config, data.statistics)
     blueprint = Blueprint(tuple(data.reference.E0s), data.statistics.avg_num_neighbors, data.sets["train"].samples)
     potential = Potential(build_model(config, blueprint, shown), E0s=data.reference.E0s, scale=scale, shift=shift)

@@ -16,6 +16,7 @@ from mlip.training.architectures import Shown
 from mlip.training.config import TrainingConfig
 from mlip.training.data import RunData
 from mlip.training.display import work_unseen
+from mlip.training.forgetting import Forgetting
 from mlip.training.module import TrainingModule
 from mlip.training.report_numbers import Outcome
 
@@ -60,6 +61,10 @@ class Task(ABC):
     @abstractmethod
     def write_report(self, outcome: Outcome, path: Path) -> Path:
         """The page about the run; returns its path."""
+
+    def forgetting(self) -> Forgetting | None:
+        """What fine-tuning has forgotten, where that is measured; of the model as users get it."""
+        return None
 
     @abstractmethod
     def provenance(self) -> Mapping[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,10 @@ from mlip.training.data import RunData
 from mlip.training.determinism import deterministic
 from mlip.training.display import work_shown
 from mlip.training.engine import Progress, fit
+from mlip.training.error_tables import forgetting_table
+from mlip.training.forgetting import Forgetting
 from mlip.training.logs import Logs
+from mlip.training.lora import as_users_get_it
 from mlip.training.module import TrainingModule, load_weights
 from mlip.training.plots import plot_learning_curve
 from mlip.training.report_numbers import Outcome
@@ -47,8 +50,10 @@ class TrainingResult:
     history: list[dict[str, Any]]
     groups: Groups  # the errors by set and config_type
     report: Path
+    forgetting: Forgetting | None = None
 
     def as_dict(self) -> dict[str, Any]:
+        forgetting = {} if self.forgetting is None else {"forgetting": self.forgetting.as_dict()}
         return {
             "model": str(self.path),
             "report": str(self.report),
@@ -56,6 +61,7 @@ class TrainingResult:
             "epochs": self.epochs,
             "seconds": self.seconds,
             "errors": self.errors,
+            **forgetting,
         }
 
 
@@ -106,7 +112,7 @@ def _run(config: TrainingConfig, logs: Logs, console: Console) -> TrainingResult
     _save_first_stage(task, module)
     load_weights(task.model, module.best.weights)
     task.model.requires_grad_(False)
-    return _finish(task, module, timing, console)
+    return _finish(replace(task, model=as_users_get_it(task.model)), module, timing, console)
 
 
 def _keep_earlier_run(config: TrainingConfig) -> None:
@@ -153,7 +159,7 @@ def _fit(config: TrainingConfig, data: RunData, module: TrainingModule, logs: Lo
             save_checkpoint(state, config.file(f"_epoch-{module.epoch}.pt"))
 
     start = (module.first_epoch, len(module.first_losses))
-    loader = training_loader(data.sets["train"].samples, data.plan, config.seed, *start, config.num_workers)
+    loader = training_loader(data.trained, data.plan, config.seed, *start, config.num_workers)
     validation = validation_loader(data.sets["valid"].samples, config.valid_batch_size)
     progress = Progress(module, console, logs, save)
     started = time.monotonic()
@@ -176,8 +182,9 @@ def _save_first_stage(task: Task, module: TrainingModule) -> None:
     first = module.stage_two.first
     if first.weights:
         load_weights(module.potential, first.weights)
-        task.model.metadata = _provenance(task, module, {}) | {"best_epoch": first.epoch, "stage": 1}
-        task.model.save(task.config.file(".safetensors"))
+        model = as_users_get_it(task.model)
+        model.metadata = _provenance(task, module, {}) | {"best_epoch": first.epoch, "stage": 1}
+        model.save(task.config.file(".safetensors"))
 
 
 def _finish(task: Task, module: TrainingModule, timing: Timing, console: Console) -> TrainingResult:
@@ -186,22 +193,29 @@ def _finish(task: Task, module: TrainingModule, timing: Timing, console: Console
     path = config.file(f"{'_stagetwo' * module.stage_two.is_on}.safetensors")
     started = time.monotonic()
     pairs = task.predictions()
-    timing.final_errors = time.monotonic() - started
     errors, groups = task.errors(pairs)
+    forgetting = task.forgetting()
+    timing.final_errors = time.monotonic() - started
     model.metadata = _provenance(task, module, errors)
+    if forgetting is not None:
+        model.metadata["forgetting"] = forgetting.as_dict()
     model.save(path)
     console.print(task.error_table(errors, groups))
+    if forgetting is not None:
+        console.print(forgetting_table(forgetting, config.error_table))
     if config.plot:
         plot_learning_curve(module.history, module.validation_errors, config.file("_learning_curve.png"))
         task.plot_parity(pairs, config.file("_parity.png"))
     epochs = max((r["epoch"] for r in module.history), default=0)
-    outcome = Outcome(pairs, errors, groups, module.history, module.best.epoch, timing, module.stage_two.began)
+    best, began = module.best.epoch, module.stage_two.began
+    outcome = Outcome(pairs, errors, groups, module.history, best, timing, began, forgetting)
     written = task.write_report(outcome, config.file("_report.html"))
     console.print(
-        f"{path}: weights of epoch {module.best.epoch} of {epochs}, {timing.total:.0f} s of training, "
+        f"{path}: weights of epoch {best} of {epochs}, {timing.total:.0f} s of training, "
         f"{timing.final_errors:.0f} s for the final errors\n{written}: the report"
     )
-    return TrainingResult(model, path, module.best.epoch, epochs, timing.total, errors, module.history, groups, written)
+    history = module.history
+    return TrainingResult(model, path, best, epochs, timing.total, errors, history, groups, written, forgetting)
 
 
 def _provenance(task: Task, module: TrainingModule, errors: Errors) -> dict[str, Any]:
