@@ -17,6 +17,7 @@ from torch import Tensor
 from mlip.acceleration import Acceleration
 from mlip.calculators.batches import Batches
 from mlip.calculators.committee import Committee, CommitteePrediction
+from mlip.calculators.descriptors import Describing
 from mlip.calculators.deviations import DEVIATIONS, DeviatingCalculator
 from mlip.calculators.extrapolation import ExtrapolationCounter
 from mlip.calculators.memory import enough_memory
@@ -33,7 +34,7 @@ from mlip.zoo import load_potential
 Model: TypeAlias = Potential | str | PathLike[str]
 
 
-class MLIPCalculator(DeviatingCalculator):
+class MLIPCalculator(Describing, DeviatingCalculator):
     """ASE calculator of a `Potential`, or of a committee of several.
 
     Gives `energy`, `free_energy` (the same: there is no electronic entropy), `energies` per atom, `forces`, and
@@ -209,6 +210,9 @@ class MLIPCalculator(DeviatingCalculator):
             self._extrapolation.count(result.get("extrapolations"), atoms.numbers)
             out.append(result)
         return out
+
+    def _described(self) -> Sequence[Potential]:
+        return self.potential.potentials if isinstance(self.potential, Committee) else [self.potential]
 
     def get_hessian(
         self,

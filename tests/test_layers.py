@@ -33,6 +33,8 @@ LAYERS: dict[str, int] = {
     "acceleration": 4,
     "derivatives": 4,
     "hessian": 4,
+    "descriptors": 4,
+    "committee": 4,
     "checkpoint": 4,
     "pretrained": 4,
     "data": 5,

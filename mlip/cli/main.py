@@ -17,6 +17,7 @@ COMMANDS: dict[str, str] = {
     "vibrations": "vibrations of a molecule, or of a crystal at Γ",
     "elastic": "elastic constants and moduli of a crystal",
     "evaluate": "errors of a model on labelled data",
+    "descriptors": "descriptors of structures by a model, and their map",
     "train": "train a potential",
     "check": "physics checks of a model or of any ASE calculator",
     "models": "the models that have a name: list, download",

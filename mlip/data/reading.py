@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from ase import Atoms
 
@@ -40,6 +41,13 @@ def read_structures(path: str | Path, units: Units | None = None) -> list[Atoms]
     if not structures:
         raise DataError(f"{file} holds no structure")
     return structures
+
+
+def label_of(atoms: Atoms, key: str) -> Any:
+    """What a structure carries under `key`: in its info, or where ASE's readers put energies; None if nothing."""
+    if key in atoms.info:
+        return atoms.info[key]
+    return None if atoms.calc is None else getattr(atoms.calc, "results", {}).get(key)
 
 
 def _read(file: Path) -> list[Atoms]:
