@@ -35,6 +35,7 @@ LAYERS: dict[str, int] = {
     "hessian": 4,
     "descriptors": 4,
     "committee": 4,
+    "committee_file": 4,
     "checkpoint": 4,
     "pretrained": 4,
     "data": 5,

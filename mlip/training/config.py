@@ -51,6 +51,9 @@ class TrainingConfig:
         name: name of the potential and of all files written
         work_dir: folder for everything that is written
         seed: of the initial weights, the validation split and the order of the structures
+        valid_seed: of the validation split alone; default that of seed
+        committee: train so many potentials, which differ in their seed from seed on, and put them into one file, NAME,
+            with factors that calibrate their deviations on the validation set; docs/uncertainty.md
         energy_key: name of the energies (eV) in the files; default REF_energy, else energy
         forces_key: name of the forces (eV/Å) in the files; default REF_forces, else forces
         stress_key: name of the stresses (eV/Å³, positive under tension) in the files; default REF_stress, else stress
@@ -186,6 +189,8 @@ class TrainingConfig:
     name: str = "mlip"
     work_dir: str = "."
     seed: int = 123
+    valid_seed: int | None = None
+    committee: int | None = None
     energy_key: str | None = None
     forces_key: str | None = None
     stress_key: str | None = None
@@ -330,6 +335,11 @@ class TrainingConfig:
         for option in ("wandb_project", "wandb_entity", "wandb_name"):
             if getattr(self, option) is not None and not self.wandb:
                 raise InputError(f"--{option} is given without --wandb; add --wandb, or leave it out")
+
+    @property
+    def split_seed(self) -> int:
+        """Seed of the validation split."""
+        return self.seed if self.valid_seed is None else self.valid_seed
 
     def first_interaction(self) -> str:
         """Kind of the first layer, by default the one that the model is known for."""
