@@ -136,8 +136,10 @@ def _show_committee(model: str, facts: dict[str, Any], json: bool) -> None:
     out.print(table(model, ("", "value"), [(name, _text(value)) for name, value in facts.items() if name not in parts]))
     rows = [[str(value) for value in member.values()] for member in facts["members"]]
     out.print(table("members", tuple(facts["members"][0]), rows))
-    if facts["metadata"]:
-        out.print(table("metadata", ("", "value"), [(key, _text(value)) for key, value in facts["metadata"].items()]))
+    long = ("config", "errors", "deviations")  # all of it with --json
+    shown = [(key, _text(value)) for key, value in facts["metadata"].items() if key not in long]
+    if shown:
+        out.print(table("metadata", ("", "value"), shown))
 
 
 def _show_property(model: str, facts: dict[str, Any], json: bool) -> None:

@@ -76,6 +76,8 @@ def _deviation_rows(deviations: Mapping[str, Mapping[str, Mapping[str, Any]]]) -
                     *parts,
                 ]
             )
+    if set(deviations) == {""}:  # one set without a name
+        return [headings[0], *headings[2:]], [[row[0], *row[2:]] for row in rows]
     return headings, rows
 
 

@@ -25,6 +25,8 @@ PANELS = {
 }
 MAX_POINTS = 4000
 """Points of a set that are drawn."""
+_RANGE = 1e3
+"""From the largest value drawn to the smallest; what is zero by symmetry is below."""
 _BINS = 8
 """Groups of equally many points, of which the root mean squares are drawn."""
 _FEWEST = 5
@@ -76,15 +78,27 @@ def draw_deviations(
     if not positive.size:
         axes.set_title(f"{label}: no deviation", fontsize=9)
         return
-    low, high = np.percentile(positive, 0.5), positive.max()
-    limits = (low / 1.5, high * 1.5)
-    for name, (stds, errors) in by_set.items():
+    high = positive.max()
+    limits = (max(np.percentile(positive, 0.5), high / _RANGE) / 1.5, high * 1.5)
+    for name, (all_stds, all_errors) in by_set.items():
+        drawn = all_stds > limits[0]
+        stds, errors = all_stds[drawn], all_errors[drawn]
         color = COLORS.get(name)
         some = np.random.default_rng(0).permutation(len(stds))[:MAX_POINTS]
         alpha = 0.5 if len(some) < 500 else 0.2
         axes.plot(stds[some], errors[some], ".", ms=3, mew=0, alpha=alpha, color=color, rasterized=True)
-        x, y = group_means(stds, errors)
-        axes.plot(x, y, "o-", ms=5, lw=1.2, color=color, mec=ink, mew=0.5, label=f"{name}: RMS of groups")
+        if not len(stds):
+            continue
+        axes.plot(
+            *group_means(stds, errors),
+            "o-",
+            ms=5,
+            lw=1.2,
+            color=color,
+            mec=ink,
+            mew=0.5,
+            label=f"{name}: RMS of groups",
+        )
     axes.plot(limits, limits, color=ink, lw=1.0, label="error = deviation")
     for factor in (0.5, 2.0):
         axes.plot(limits, factor * np.array(limits), color=ink, lw=0.6, ls=":")
