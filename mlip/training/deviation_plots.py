@@ -72,6 +72,8 @@ def draw_deviations(
     ink: str = "black",
 ) -> None:
     """Points of each set, the diagonal with half and double, and root mean squares of groups of equal deviation."""
+    from matplotlib.ticker import NullFormatter
+
     label, unit, _ = PANELS[quantity]
     everything = [values[values > 0] for both in by_set.values() for values in both]
     positive = np.concatenate(everything) if everything else np.empty(0)
@@ -86,23 +88,18 @@ def draw_deviations(
         color = COLORS.get(name)
         some = np.random.default_rng(0).permutation(len(stds))[:MAX_POINTS]
         alpha = 0.5 if len(some) < 500 else 0.2
-        axes.plot(stds[some], errors[some], ".", ms=3, mew=0, alpha=alpha, color=color, rasterized=True)
+        size = 7 if len(some) < 500 else 3
+        axes.plot(stds[some], errors[some], ".", ms=size, mew=0, alpha=alpha, color=color, rasterized=True)
         if not len(stds):
             continue
-        axes.plot(
-            *group_means(stds, errors),
-            "o-",
-            ms=5,
-            lw=1.2,
-            color=color,
-            mec=ink,
-            mew=0.5,
-            label=f"{name}: RMS of groups",
-        )
+        x, y = group_means(stds, errors)
+        axes.plot(x, y, "o-", ms=5, lw=1.2, color=color, mec=ink, mew=0.5, label=f"{name}: RMS of groups")
     axes.plot(limits, limits, color=ink, lw=1.0, label="error = deviation")
     for factor in (0.5, 2.0):
         axes.plot(limits, factor * np.array(limits), color=ink, lw=0.6, ls=":")
     axes.set(xscale="log", yscale="log", xlim=limits, ylim=limits)
+    for axis in (axes.xaxis, axes.yaxis):  # matplotlib names the ticks within a decade, one over the other
+        axis.set_minor_formatter(NullFormatter())
     kind = "calibrated deviation" if is_calibrated else "deviation (not calibrated)"
     axes.set_xlabel(f"{label}: {kind} / {unit}")
     axes.set_ylabel(f"|error| / {unit}")
