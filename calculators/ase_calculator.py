@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
-from os import PathLike
+from os import PathLike, fspath
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,24 +16,25 @@ from torch import Tensor
 
 from mlip.acceleration import Acceleration
 from mlip.calculators.batches import Batches
-from mlip.calculators.committee import Committee, CommitteePrediction
+from mlip.calculators.descriptors import Describing
 from mlip.calculators.deviations import DEVIATIONS, DeviatingCalculator
 from mlip.calculators.extrapolation import ExtrapolationCounter
 from mlip.calculators.memory import enough_memory
 from mlip.calculators.verlet import VerletList
 from mlip.checkpoint import DTYPES, no_potential
+from mlip.committee import Calibration, Committee, CommitteePrediction
 from mlip.convert import atoms_to_graph
-from mlip.errors import InputError
+from mlip.errors import InputError, ModelFileError
 from mlip.graph import AtomGraph
 from mlip.potential import Potential, Prediction, usable_device
 from mlip.property_model import PropertyModel
 from mlip.units import full_3x3_to_voigt_6
-from mlip.zoo import load_potential
+from mlip.zoo import load
 
-Model: TypeAlias = Potential | str | PathLike[str]
+Model: TypeAlias = Potential | Committee | str | PathLike[str]
 
 
-class MLIPCalculator(DeviatingCalculator):
+class MLIPCalculator(Describing, DeviatingCalculator):
     """ASE calculator of a `Potential`, or of a committee of several.
 
     Gives `energy`, `free_energy` (the same: there is no electronic entropy), `energies` per atom, `forces`, and
@@ -49,7 +50,7 @@ class MLIPCalculator(DeviatingCalculator):
 
     Args:
         model: a potential, a name such as "silicon" or "mace-mpa-0-medium", the path of a weights file, ours or a
-            MACE `.model`, or of a folder of n2p2; or a list of such.
+            MACE `.model`, or of a folder of n2p2; or a list of such. Or a committee, or the path of its file.
         device: "cpu", "cuda", ...; "auto" takes the GPU if there is one.
         dtype: precision of the network, "float64" or "float32"; positions and energies are float64 always.
         skin: extra radius in Å of the neighbor list; it is searched again only when atoms or cell moved too far.
@@ -91,15 +92,16 @@ class MLIPCalculator(DeviatingCalculator):
         models: list[Any] = list(model) if isinstance(model, list | tuple) else [model]
         if not models:
             raise InputError("an empty list of models; expected at least one")
-        names = [type(m.model).__name__ if isinstance(m, Potential) else str(m) for m in models]
-        committee = len(models) > 1
+        members, names, calibration = _members(models, head)
+        committee = len(members) > 1
         options = {"device": device, "dtype": dtype, "skin": skin, "head": head, "backend": backend, "radial": radial}
-        super().__init__(committee, model=names if committee else names[0], **options)
+        called = names if len(models) > 1 or isinstance(model, Committee) else _name(models[0])
+        super().__init__(committee, model=called, **options)
         self.device = usable_device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-        members = [_own(m, head) for m in models]
+        self.calibration = calibration
         for member in members:
             member.acceleration = Acceleration(backend, radial)
-        self.potential: Potential | Committee = Committee(members, names) if committee else members[0]
+        self.potential: Potential | Committee = Committee(members, names, calibration) if committee else members[0]
         self.potential.requires_grad_(False).to(device=self.device, dtype=DTYPES[dtype])
         in_use = {member.acceleration.radial_functions(member.model) for member in members}
         self.parameters["radial"] = " and ".join(sorted(in_use))
@@ -210,6 +212,9 @@ class MLIPCalculator(DeviatingCalculator):
             out.append(result)
         return out
 
+    def _described(self) -> Sequence[Potential]:
+        return self.potential.potentials if isinstance(self.potential, Committee) else [self.potential]
+
     def get_hessian(
         self,
         atoms: Atoms | None = None,
@@ -245,12 +250,30 @@ class MLIPCalculator(DeviatingCalculator):
         return np.asarray(hessian)
 
 
-def _own(model: Model, head: str | None) -> Potential:
-    """A potential of the calculator's own: `Module.to` works in place, and must not on the caller's."""
+def _name(model: Model) -> str:
+    return type(model.model).__name__ if isinstance(model, Potential) else str(model)
+
+
+def _members(models: Sequence[Model], head: str | None) -> tuple[list[Potential], list[str], Calibration | None]:
+    """Potentials of the calculator's own, their names, and the calibration of a committee's deviations."""
+    owned = [_own(model, head) for model in models]
+    if len(owned) == 1 and isinstance(owned[0], Committee):
+        return list(owned[0].potentials), list(owned[0].names), owned[0].calibration
+    members = [model for model in owned if isinstance(model, Potential)]
+    if len(members) < len(owned):
+        raise InputError("a committee is among several models; name its members instead")
+    return members, [_name(model) for model in models], None
+
+
+def _own(model: Model, head: str | None) -> Potential | Committee:
+    """A model of the calculator's own: `Module.to` works in place, and must not on the caller's."""
     if isinstance(model, PropertyModel):
         raise InputError(f"the model is {no_potential(model)}")
-    if not isinstance(model, Potential):
-        return load_potential(model, head=head)
+    if not isinstance(model, Potential | Committee):
+        loaded = load(model, head=head)
+        if isinstance(loaded, PropertyModel):
+            raise ModelFileError(f"{fspath(model)} is {no_potential(loaded)}")
+        return loaded
     return deepcopy(model) if head is None else model.with_head(head)
 
 

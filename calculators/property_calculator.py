@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mlip.calculators.batches import Batches
+from mlip.calculators.descriptors import Describing
 from mlip.checkpoint import DTYPES
 from mlip.convert import atoms_to_graph
 from mlip.errors import InputError
@@ -24,7 +25,7 @@ from mlip.property_model import PropertyModel
 from mlip.zoo import load
 
 
-class PropertyCalculator(Calculator):
+class PropertyCalculator(Describing, Calculator):
     """ASE calculator of a `PropertyModel`.
 
     `results` holds the property under its name, in its unit: a number, or a vector (3,). Dipole moments stand under
@@ -74,6 +75,9 @@ class PropertyCalculator(Calculator):
                 f"{', '.join(self.implemented_properties)}. A potential gives energies and forces"
             )
         return super().get_property(name, atoms, allow_calculation)
+
+    def _described(self) -> Sequence[PropertyModel]:
+        return [self.model]
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """What differs from the structure of the last calculation; its charge counts, which ASE does not look at."""

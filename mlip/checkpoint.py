@@ -1,7 +1,8 @@
 """Our weights file: one safetensors file, tensors plus a JSON header. Never pickle.
 
 The header holds the architecture, its hyperparameters, E0s, scale and shift, units, dtype, provenance, and a SHA-256 of
-all that and the tensors, so that a flipped bit or an edited number is noticed.
+all that and the tensors, so that a flipped bit or an edited number is noticed. `mlip.committee_file` has several
+potentials in one file.
 `FORMAT_VERSION` grows with each change of the format; `mlip.upgrades` brings older files to the present form, and files
 of every version stay in the tests. A property model has a format of its own, so that no one takes it for a potential.
 """
@@ -22,6 +23,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 import mlip
+from mlip.committee import Committee
 from mlip.energy_scale import Reference
 from mlip.errors import InputError, MLIPError, ModelFileError
 from mlip.models import ARCHITECTURES, EnergyModel
@@ -33,7 +35,8 @@ from mlip.upgrades import upgrade_header, upgrade_tensors
 FORMAT = "mlip-potential"
 FORMAT_VERSION = 2
 PROPERTY_FORMAT = "mlip-property"
-VERSIONS = {FORMAT: FORMAT_VERSION, PROPERTY_FORMAT: 1}
+COMMITTEE_FORMAT = "mlip-committee"
+VERSIONS = {FORMAT: FORMAT_VERSION, PROPERTY_FORMAT: 1, COMMITTEE_FORMAT: 1}
 #: What building a model from a header that does not fit its architecture may raise.
 _MISFITS = (
     *(LookupError, TypeError, AttributeError, ValueError, ArithmeticError, AssertionError, RuntimeError),
@@ -49,7 +52,16 @@ def save_potential(potential: Potential, path: str | PathLike[str]) -> None:
         InputError: a model that is not in `mlip.models.ARCHITECTURES`, so that the file could not be read again.
         OSError: the disk is full, or the folder does not exist or can't be written.
     """
-    header = {
+    write_file(potential_header(potential), network_tensors(potential), Path(path))
+
+
+def potential_header(potential: Potential) -> dict[str, Any]:
+    """What the file of a potential says beside its tensors.
+
+    Raises:
+        InputError: a model that is not in `mlip.models.ARCHITECTURES`.
+    """
+    return {
         **_header(FORMAT, potential),
         "head": potential.head,
         "references": {
@@ -59,7 +71,11 @@ def save_potential(potential: Potential, path: str | PathLike[str]) -> None:
         "units": {"energy": "eV", "length": "Å"},
         "metadata": potential.metadata,
     }
-    _write(header, potential, Path(path))
+
+
+def network_tensors(model: Potential | PropertyModel) -> dict[str, Tensor]:
+    """The tensors that a file holds, by name."""
+    return {name: t.detach().cpu().contiguous() for name, t in model.model.state_dict().items()}
 
 
 def save_property_model(model: PropertyModel, path: str | PathLike[str]) -> None:
@@ -72,7 +88,7 @@ def save_property_model(model: PropertyModel, path: str | PathLike[str]) -> None
         "units": {"length": "Å"},
         "metadata": model.metadata,
     }
-    _write(header, model, Path(path))
+    write_file(header, network_tensors(model), Path(path))
 
 
 def _header(format: str, model: Potential | PropertyModel) -> dict[str, Any]:
@@ -94,8 +110,8 @@ def _header(format: str, model: Potential | PropertyModel) -> dict[str, Any]:
     }
 
 
-def _write(header: dict[str, Any], model: Potential | PropertyModel, path: Path) -> None:
-    tensors = {name: t.detach().cpu().contiguous() for name, t in model.model.state_dict().items()}
+def write_file(header: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> None:
+    """Write header and tensors with their checksum, atomically."""
     header = json.loads(json.dumps(header))  # as it will be read: JSON knows no tuples and no numbers as keys
     header["sha256"] = digest(header, tensors)
     data = save(tensors, metadata={"mlip": json.dumps(header, ensure_ascii=False)})
@@ -199,13 +215,18 @@ def load_potential(
         InputError: a device that torch can't use, a dtype that is neither float32 nor float64, no such head.
     """
     potential = load_model(path, device, dtype, head)
-    if isinstance(potential, PropertyModel):
+    if not isinstance(potential, Potential):
         raise ModelFileError(f"{path} is {no_potential(potential)}")
     return potential
 
 
-def no_potential(model: PropertyModel) -> str:
-    """What to say of a property model where a potential was expected."""
+def no_potential(model: PropertyModel | Committee) -> str:
+    """What to say of a property model or a committee where a potential was expected."""
+    if isinstance(model, Committee):
+        return (
+            f"a committee of {len(model.potentials)} potentials, not one; take the file of one of its members. "
+            "mlip.MLIPCalculator, mlip evaluate, mlip md and mlip info take it"
+        )
     return (
         f"a model of {model.learned.label}, not a potential: it has no energies and forces. "
         "mlip.PropertyCalculator and mlip evaluate take it"
@@ -217,8 +238,8 @@ def load_model(
     device: str | torch.device = "cpu",
     dtype: torch.dtype | str | None = None,
     head: str | None = None,
-) -> Potential | PropertyModel:
-    """Read a potential or a property model; arguments and errors as in `load_potential`.
+) -> Potential | PropertyModel | Committee:
+    """Read a potential, a property model or a committee; arguments and errors as in `load_potential`.
 
     Raises:
         InputError: a head of a property model, which has none, too.
@@ -232,12 +253,7 @@ def load_model(
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if header["sha256"] != digest(stored, tensors):
             raise ModelFileError("the checksum is that of another content")
-        model = ARCHITECTURES[header["architecture"]](**header["hyperparameters"])
-        model.to(DTYPES[header["dtype"]])
-        tensors = upgrade_tensors(tensors, stored) if header["format"] == FORMAT else tensors
-        _check_numbers(tensors, model.state_dict())
-        model.load_state_dict(tensors)
-        whole = _potential(model, header) if header["format"] == FORMAT else _property_model(model, header)
+        whole = _whole(header, stored, tensors)
     except _MISFITS as error:
         raise ModelFileError(
             f"{path}: header and weights do not fit ({type(error).__name__}: {error}); "
@@ -245,10 +261,40 @@ def load_model(
         ) from error
     if head is not None and isinstance(whole, PropertyModel):
         raise InputError(f"head {head!r}: a model of {whole.learned.name} has no heads")
+    if isinstance(whole, Committee) and head is not None:
+        whole = whole.with_head(head)
     if isinstance(whole, Potential) and head not in (None, whole.head):
         whole = whole.with_head(str(head))
     whole.requires_grad_(False)
+    if isinstance(whole, Committee):  # whose members may differ in their precision
+        return whole.to(device=device) if wanted is None else whole.to(device=device, dtype=wanted)
     return whole.to(device=device, dtype=wanted or whole.dtype)
+
+
+def _whole(
+    header: dict[str, Any], stored: dict[str, Any], tensors: dict[str, Tensor]
+) -> Potential | PropertyModel | Committee:
+    if header["format"] == COMMITTEE_FORMAT:
+        from mlip.committee_file import committee_of
+
+        return committee_of(header, tensors)
+    if header["format"] == FORMAT:
+        return potential_of(stored, tensors)
+    return _property_model(_network(header, tensors), header)
+
+
+def potential_of(stored: dict[str, Any], tensors: dict[str, Tensor]) -> Potential:
+    """A potential of the header and tensors of a file of any version."""
+    header = upgrade_header(stored)
+    return _potential(_network(header, upgrade_tensors(tensors, stored)), header)
+
+
+def _network(header: dict[str, Any], tensors: dict[str, Tensor]) -> EnergyModel:
+    model = ARCHITECTURES[header["architecture"]](**header["hyperparameters"])
+    model.to(DTYPES[header["dtype"]])
+    _check_numbers(tensors, model.state_dict())
+    model.load_state_dict(tensors)
+    return model
 
 
 def _potential(model: EnergyModel, header: dict[str, Any]) -> Potential:

@@ -20,6 +20,7 @@ from mlip.units import BOHR, HARTREE
 if TYPE_CHECKING:
     import torch
 
+    from mlip.committee import Committee
     from mlip.potential import Potential
     from mlip.property_model import PropertyModel
 
@@ -98,12 +99,12 @@ def load(
     elements: str | Sequence[str | int] | None = None,
     E0s: Mapping[int, float] | None = None,
     kwargs: Mapping[str, Any] | None = None,
-) -> Potential | PropertyModel:
+) -> Potential | PropertyModel | Committee:
     """A potential by name or from a file, of ours, of MACE or of PyTorch Geometric, or from a folder of n2p2.
 
     Files are told apart by what is in them.
 
-    A file that `mlip train --target` has written gives its property model.
+    A file that `mlip train --target` has written gives its property model, one of `--committee` its `Committee`.
 
     Args:
         name_or_path: a name such as "silicon" or "mace-mpa-0-medium", a file, or a folder with an input.nn.
@@ -168,7 +169,7 @@ def load_potential(
     """As `load`, where only a potential will do.
 
     Raises:
-        ModelFileError: a property model, too.
+        ModelFileError: a property model or a committee, too.
     """
     from mlip.checkpoint import no_potential
     from mlip.potential import Potential

@@ -154,7 +154,7 @@ def test_command(tmp_path, potential, capsys):
     result = json.loads(capsys.readouterr().out)
     assert result["n"] == 3 and plot.stat().st_size > 1000
     expected = evaluate(potential, read_labelled(data)).as_dict()
-    no_numbers = {"groups", "n_extrapolating"}
+    no_numbers = {"groups", "n_extrapolating", "deviations"}
     assert result["n_extrapolating"] is None
     assert {k: v for k, v in result.items() if k not in no_numbers} == pytest.approx(
         {k: v for k, v in expected.items() if k not in no_numbers}, rel=1e-6

@@ -405,6 +405,8 @@ OTHERS = {
     "keep_checkpoints": "test_checkpoints_that_are_kept",
     "save_all_checkpoints": "test_checkpoints_that_are_kept",
     "dry_run": "test_dry_run_measures_and_writes_nothing",
+    "valid_seed": "test_members_share_the_validation_set",
+    "committee": "test_committee_is_trained_and_calibrated",
     "plot": "test_command_learns_and_writes_everything",
     "foundation_model": "test_training_begins_with_the_foundation_model",
     "foundation_head": "test_training_begins_with_a_chosen_head",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mlip.cli.output import check_output, check_plot, console, print_json, progress, table, writing
+from mlip.errors import InputError
 
 if TYPE_CHECKING:
     from mlip.data.labels import LabelledData
@@ -37,13 +38,15 @@ def command(
     batch_size: int | None = None,
     output: Path | None = None,
     plot: Path | None = None,
+    plot_deviation: Path | None = None,
     device: str = "auto",
     dtype: Literal["float64", "float32"] = "float64",
     json: bool = False,
 ) -> None:
     """Compare energies, forces and stresses of a potential with those of a file of labelled structures.
 
-    Of a model that mlip train --target made, its property is compared instead.
+    Of a model that mlip train --target made, its property is compared instead. Of a committee, errors are compared with
+    the deviations of its members, too.
 
     Args:
         data: labelled structures in any format that mlip train reads; one or several files, patterns, folders of VASP
@@ -59,6 +62,7 @@ def command(
         batch_size: most structures evaluated at once; default: what memory allows
         output: write the structures with labels (REF_*) and predictions (MLIP_*) here, extended xyz
         plot: draw parity plots into this file
+        plot_deviation: of a committee, draw its errors against its deviations into this file
         device: cpu, cuda or auto
         dtype: arithmetic of the model
         json: print the result as JSON on stdout
@@ -74,17 +78,31 @@ def command(
 
     if output:
         check_output(output)
-    if plot:
-        check_plot(plot)
+    for picture in (plot, plot_deviation):
+        if picture:
+            check_plot(picture)
     keys = {"energy_key": energy_key, "forces_key": forces_key, "stress_key": stress_key, "virials_key": virials_key}
     units_given = {"length_unit": length_unit, "energy_unit": energy_unit}
     if model is not None and evaluate_if_property(
-        model, data, batch_size, output, plot, device, dtype, json, refused={"head": head, **keys, **units_given}
+        model,
+        data,
+        batch_size,
+        output,
+        plot,
+        device,
+        dtype,
+        json,
+        refused={"head": head, "plot_deviation": plot_deviation, **keys, **units_given},
     ):
         return
     units = data_units(length_unit, energy_unit, find_files(data))
     labelled = read_labelled(data, LabelKeys(energy_key, forces_key, stress_key, virials_key), units=units)
     calculator = make_calculator(model, _all_elements(labelled), device=device, dtype=dtype, head=head)
+    if plot_deviation and not calculator.has_deviations:
+        raise InputError(
+            f"--plot_deviation {plot_deviation} would do nothing: one model does not deviate from itself. Leave it "
+            "out, or name a committee with --model"
+        )
     with progress("evaluate") as update:
         result = evaluate(calculator, labelled, batch_size=batch_size, progress=update)
     if output:
@@ -95,10 +113,16 @@ def command(
 
         with writing(plot):
             plot_parity({"test": list(zip(result.structures, result.predictions, strict=True))}, plot)
+    if plot_deviation:
+        from mlip.training.deviation_plots import plot_deviations
+
+        with writing(plot_deviation):
+            pairs = list(zip(result.structures, result.predictions, strict=True))
+            plot_deviations({"test": pairs}, result.calibration, plot_deviation)
     if json:
         print_json(result.as_dict())
     else:
-        _show(result, labelled, [path for path in (output, plot) if path])
+        _show(result, labelled, [path for path in (output, plot, plot_deviation) if path])
 
 
 def _all_elements(labelled: LabelledData) -> Any:
@@ -117,6 +141,10 @@ def _show(result: EvaluationResult, data: LabelledData, written: list[Path]) -> 
     out = console()
     title = f"Errors on {Path(data.source).name} (E in meV/atom, total E in meV, F in meV/Å, S in GPa)"
     out.print(table(title, ("group", "structures", *columns), rows, right=range(1, 2 + len(columns))))
+    if result.deviations:
+        from mlip.training.committee_report import calibration_table
+
+        out.print(calibration_table({"": result.deviations}))
     if result.n_extrapolating is not None:
         out.print(f"outside the range of the training set: {result.n_extrapolating} of {result.n} structures")
     for remark in data.remarks:

@@ -18,7 +18,7 @@ def evaluate_if_property(
     device: str,
     dtype: str,
     json: bool,
-    refused: Mapping[str, str | None],
+    refused: Mapping[str, str | Path | None],
 ) -> bool:
     """Evaluate and show `model` if it is a property model, whose options are those of ``mlip evaluate``.
 

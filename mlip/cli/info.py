@@ -9,6 +9,7 @@ from mlip.cli.output import console, print_json, table
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mlip.committee import Committee
     from mlip.potential import Potential
     from mlip.property_model import PropertyModel
 
@@ -21,11 +22,15 @@ def command(model: str, head: str | None = None, json: bool = False) -> None:
         head: which head of a model of several the energies are of
         json: print everything as JSON on stdout
     """
+    from mlip.committee import Committee
     from mlip.property_model import PropertyModel
     from mlip.zoo import load, model_path
 
     path = model_path(model)
     loaded = load(path, head=head)
+    if isinstance(loaded, Committee):
+        _show_committee(model, describe_committee(loaded, path), json)
+        return
     if isinstance(loaded, PropertyModel):
         _show_property(model, describe_property(loaded, path), json)
         return
@@ -95,6 +100,46 @@ def describe_property(model: PropertyModel, path: Path) -> dict[str, Any]:
         "hyperparameters": model.model.hyperparameters,
         "metadata": model.metadata,
     }
+
+
+def describe_committee(committee: Committee, path: Path) -> dict[str, Any]:
+    """All that the file of a committee says, of its members in short."""
+    from ase.data import chemical_symbols
+
+    return {
+        "file": str(path),
+        "size_bytes": path.stat().st_size,
+        "committee": len(committee.potentials),
+        "elements": [chemical_symbols[z] for z in committee.elements],
+        "cutoff": committee.cutoff,
+        "calibration": None if committee.calibration is None else committee.calibration.as_dict(),
+        "members": [
+            {
+                "name": name,
+                "architecture": type(member.model).__name__,
+                "parameters": sum(p.numel() for p in member.parameters()),
+                "seed": member.metadata.get("config", {}).get("seed"),
+                "best_epoch": member.metadata.get("best_epoch"),
+            }
+            for name, member in zip(committee.names, committee.potentials, strict=True)
+        ],
+        "metadata": committee.metadata,
+    }
+
+
+def _show_committee(model: str, facts: dict[str, Any], json: bool) -> None:
+    if json:
+        print_json(facts)
+        return
+    out = console()
+    parts = ("members", "metadata")
+    out.print(table(model, ("", "value"), [(name, _text(value)) for name, value in facts.items() if name not in parts]))
+    rows = [[str(value) for value in member.values()] for member in facts["members"]]
+    out.print(table("members", tuple(facts["members"][0]), rows))
+    long = ("config", "errors", "deviations")  # all of it with --json
+    shown = [(key, _text(value)) for key, value in facts["metadata"].items() if key not in long]
+    if shown:
+        out.print(table("metadata", ("", "value"), shown))
 
 
 def _show_property(model: str, facts: dict[str, Any], json: bool) -> None:

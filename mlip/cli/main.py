@@ -18,6 +18,7 @@ COMMANDS: dict[str, str] = {
     "vibrations": "vibrations of a molecule, or of a crystal at Γ",
     "elastic": "elastic constants and moduli of a crystal",
     "evaluate": "errors of a model on labelled data",
+    "descriptors": "descriptors of structures by a model, and their map",
     "train": "train a potential",
     "data": "labelled structures: check, convert, split, augment",
     "check": "physics checks of a model or of any ASE calculator",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 ALIASES = {"-o": "--output"}
 STOPPED = 3
-"""Exit status of a run that ended early because the model extrapolates."""
+"""Exit status of a run that ended early because the model extrapolates, or its members disagree."""
 
 
 def command(
@@ -34,6 +34,9 @@ def command(
     resume: bool = False,
     overwrite: bool = False,
     stop_on_extrapolation: int | None = None,
+    stop_on_deviation: float | None = None,
+    flag_deviation: float | None = None,
+    flag_file: Path | None = None,
     plot: Path | None = None,
     device: str = "auto",
     dtype: Literal["float64", "float32"] = "float64",
@@ -42,7 +45,7 @@ def command(
     """Molecular dynamics. A killed run goes on exactly where it was with the same command and --resume.
 
     Beside the trajectory lie TRAJ.log (energies, temperature) and TRAJ.state (what a resume needs). The exit status is
-    3 of a run that --stop_on_extrapolation ended.
+    3 of a run that --stop_on_extrapolation or --stop_on_deviation ended.
 
     Args:
         structure: any file that ASE reads
@@ -63,6 +66,11 @@ def command(
         overwrite: replace an existing trajectory
         stop_on_extrapolation: end the run at a step with this many symmetry functions or more, summed over the atoms,
             outside the range of the training set; for models that know it (HDNNP, n2p2)
+        stop_on_deviation: end the run at a step where the deviation of the force on an atom between the members of a
+            committee is so large or larger, eV/Å; calibrated if the committee is
+        flag_deviation: write structures with such a deviation or a larger one to --flag_file, for labelling, at most
+            one in --interval steps
+        flag_file: .xyz, .extxyz or .traj
         plot: write temperature and energy against time to this PNG
         device: cpu, cuda or auto
         dtype: arithmetic of the model
@@ -70,6 +78,7 @@ def command(
     """
     from mlip.cli.structures import make_calculator, read_structure
     from mlip.workflows.md import run_md
+    from mlip.workflows.md_deviation import DeviationLimits
     from mlip.workflows.md_integrators import MDSettings
 
     settings = MDSettings(
@@ -100,6 +109,7 @@ def command(
                 resume=resume,
                 overwrite=overwrite,
                 stop_on_extrapolation=stop_on_extrapolation,
+                limits=DeviationLimits(stop_on_deviation, flag_deviation, flag_file),
                 progress=update,
             )
     except KeyboardInterrupt:
@@ -117,7 +127,7 @@ def command(
     if result.stopped:
         print(
             f"mlip md: stopped at {result.stopped}; trajectory and log are kept; "
-            "--resume goes on with a larger --stop_on_extrapolation, or without it",
+            "--resume goes on with a larger limit, or without it",
             file=sys.stderr,
         )
         return STOPPED
@@ -138,6 +148,11 @@ def _show(result: MDResult) -> None:
         rows.append(("volume", f"{result.volume_mean:.2f} Å³"))
     if result.extrapolated_steps is not None:
         rows.append(("outside the training set", f"{result.extrapolated_steps} of {result.steps + 1} structures"))
+    if result.max_deviation is not None:
+        kind = "calibrated" if result.deviation_calibrated else "not calibrated"
+        rows.append(("largest deviation of a force", f"{result.max_deviation:.4g} eV/Å, {kind}"))
+    if result.flagged is not None:
+        rows.append(("structures set aside", str(result.flagged)))
     out = console()
     out.print(table(f"{result.ensemble}, atoms: {result.n_atoms}", ("", "second half of the run"), rows))
     out.print(f"written: {result.trajectory} (frames: {result.frames}), {result.trajectory}.log")

@@ -28,7 +28,12 @@ def command(**options: Any) -> None:
         if error.name != "lightning":
             raise
         raise MissingDependencyError("training needs lightning: pip install 'mlip-torch[train]'") from error
-    result = (rehearse if config.dry_run else train)(config, console(as_json))
+    if config.committee is not None:
+        from mlip.training.committee import train_committee
+
+        result: Any = train_committee(config, console(as_json))
+    else:
+        result = (rehearse if config.dry_run else train)(config, console(as_json))
     if as_json:
         print_json(result.as_dict())
 

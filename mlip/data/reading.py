@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ase import Atoms
 
@@ -56,6 +56,13 @@ def read_file(path: str | Path, units: Units | None = None) -> FileContent:
     if not content.structures:
         raise DataError(f"{file} holds no structure" + "".join(f"; {remark}" for remark in content.remarks))
     return content
+
+
+def label_of(atoms: Atoms, key: str) -> Any:
+    """What a structure carries under `key`: in its info, or where ASE's readers put energies; None if nothing."""
+    if key in atoms.info:
+        return atoms.info[key]
+    return None if atoms.calc is None else getattr(atoms.calc, "results", {}).get(key)
 
 
 def _read(file: Path, part: str) -> FileContent:

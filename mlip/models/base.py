@@ -106,6 +106,16 @@ class EnergyModel(nn.Module, ABC):
         return None
 
     @property
+    def layer_widths(self) -> tuple[int, ...]:
+        """How many of the `features` each layer gives, in their order; none of a model without descriptors."""
+        return ()
+
+    @property
+    def element_widths(self) -> tuple[int, ...] | None:
+        """How many `features` the atoms of each element have, where a column means another thing for each element."""
+        return None
+
+    @property
     def dtype(self) -> torch.dtype:
         return next(self.parameters()).dtype
 

@@ -76,6 +76,10 @@ class DirectionalModel(EnergyModel, ABC):
         return CompiledDimeNet(self) if CompiledDimeNet.covers(self) else None
 
     @property
+    def layer_widths(self) -> tuple[int, ...]:
+        return tuple(output.width for output in self.outputs)  # type: ignore[misc]
+
+    @property
     def arriving_channels(self) -> int:
         """Channels of the messages that are summed over triplets."""
         return int(self.hyperparameters.get("int_emb_size", self.hyperparameters["hidden_channels"]))

@@ -205,7 +205,7 @@ class Output(nn.Module):
         super().__init__()
         self.radial = dense(num_radial, channels, bias=False)
         self.up = nn.Identity() if width is None else dense(channels, width, bias=False)
-        width = width or channels
+        self.width = width = width or channels
         self.hidden = nn.ModuleList(dense(width, width) for _ in range(num_layers))
         self.last = nn.Linear(width, num_heads, bias=False)
         nn.init.zeros_(self.last.weight)

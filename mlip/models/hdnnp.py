@@ -154,6 +154,7 @@ class HDNNP(EnergyModel):
         window = CutoffFunction(cutoff_function, inner_cutoff)
         by_element = {z: [f for f in functions if f.center == z] for z in self.elements}
         self._check(functions, by_element)
+        self._widths = tuple(len(own) for own in by_element.values())
         self.functions, self.scaling, self.networks = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for z, own in by_element.items():
             symbol = chemical_symbols[z]
@@ -232,6 +233,14 @@ class HDNNP(EnergyModel):
             energy = energy.index_add(0, atoms, self.network(k)(scaled).squeeze(1).to(torch.float64))
             features = features.index_add(0, atoms, nn.functional.pad(scaled, (0, width - scaled.shape[1])))
         return AtomOutputs(energy, features, extrapolations=extrapolations)
+
+    @property
+    def layer_widths(self) -> tuple[int, ...]:
+        return (max(self._widths),)
+
+    @property
+    def element_widths(self) -> tuple[int, ...]:
+        return self._widths
 
     @property
     def has_training_range(self) -> bool:

@@ -130,12 +130,17 @@ class MACE(EnergyModel):
                 )
             before = after[t]
         self.scalars = [features.scalars for features in after]
+        self._layer_widths = tuple(features.channels for features in after)
         biased = readout_bias and num_interactions > 1
         self.isolated_is_E0 = interaction_first in ("agnostic", "density") and not biased
         self.cutoff_smoothness = PolynomialCutoff.smoothness
         cut_off = self.repulsion is not None and self.repulsion.reach > cutoff
         if cut_off or (apply_cutoff and "residual_nonlinear" in _kinds(given)):
             self.cutoff_smoothness = -1
+
+    @property
+    def layer_widths(self) -> tuple[int, ...]:
+        return self._layer_widths
 
     def compiled(self, radial: str, trained: bool = False) -> Evaluator | None:
         return compiled_mace(self, radial, trained)

@@ -39,6 +39,9 @@ class TrainingConfig:
         name: name of the potential and of all files written
         work_dir: folder for everything that is written
         seed: of the initial weights, the validation split and the order of the structures
+        valid_seed: of the validation split alone; default that of seed
+        committee: train so many potentials, which differ in their seed from seed on, and put them into one file, NAME,
+            with factors that calibrate their deviations on the validation set; docs/uncertainty.md
         energy_key: name of the energies (eV) in the files; default REF_energy, else energy
         forces_key: name of the forces (eV/Å) in the files; default REF_forces, else forces
         stress_key: name of the stresses (eV/Å³, positive under tension) in the files; default REF_stress, else stress
@@ -194,6 +197,8 @@ class TrainingConfig:
     name: str = "mlip"
     work_dir: str = "."
     seed: int = 123
+    valid_seed: int | None = None
+    committee: int | None = None
     energy_key: str | None = None
     forces_key: str | None = None
     stress_key: str | None = None
@@ -347,6 +352,11 @@ class TrainingConfig:
         check_target(self)
         check_fine_tuning(self)
         check_reporting(self)
+
+    @property
+    def split_seed(self) -> int:
+        """Seed of the validation split."""
+        return self.seed if self.valid_seed is None else self.valid_seed
 
     def first_interaction(self) -> str:
         """Kind of the first layer, by default the one that the model is known for."""

@@ -168,7 +168,7 @@ def _parts(
         if not validation:
             raise DataError(f"{in_words(config.valid_file or '')} holds isolated atoms only; nothing to validate on")
     else:
-        training, validation = split(training, config.valid_fraction, config.seed)
+        training, validation = split(training, config.valid_fraction, config.split_seed)
     parts = {"train": training, "valid": validation}
     if "test_file" in read:
         parts["test"] = read["test_file"].structures

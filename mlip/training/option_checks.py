@@ -68,6 +68,7 @@ NEEDS: dict[str, tuple[str, Condition]] = {
         lambda c: c.energy_unit is not None or c.symmetry_functions is not None,
     ),
     "energy_unit": ("--length_unit beside it", lambda c: c.length_unit is not None),
+    "valid_seed": ("no --valid_file", lambda c: not c.valid_file),
     "valid_fraction": ("no --valid_file", lambda c: not c.valid_file),
     **NEEDS_OF_FINE_TUNING,
 }
@@ -79,7 +80,7 @@ POSITIVE = (
     "num_output_layers num_bilinear int_emb_size basis_emb_size out_emb_channels num_symmetry_functions"
 )
 NOT_NEGATIVE = (
-    "weight_decay clip_grad max_L max_ell seed num_workers warmup_steps scheduler_patience num_before_skip "
+    "weight_decay clip_grad max_L max_ell seed valid_seed num_workers warmup_steps scheduler_patience num_before_skip "
     "num_after_skip"
 )
 BELOW_ONE = "beta beta1_schedulefree beta2_schedulefree beta1_soap beta2_soap"
@@ -131,6 +132,8 @@ def _check_ranges(config: TrainingConfig) -> None:
             raise InputError(f"--{option} is {value}; expected zero or more")
     if config.seed >= 2**63:
         raise InputError(f"--seed is {config.seed}; expected less than 2^63")
+    if config.valid_seed is not None and config.valid_seed >= 2**63:
+        raise InputError(f"--valid_seed is {config.valid_seed}; expected less than 2^63")
     for option in BELOW_ONE.split():
         if not 0 <= getattr(config, option) < 1:
             raise InputError(f"--{option} is {getattr(config, option)}; expected from 0 to below 1")
@@ -152,6 +155,8 @@ def _check_effects(config: TrainingConfig) -> None:
 
 
 def _check_combinations(config: TrainingConfig) -> None:
+    if config.committee is not None:
+        _check_committee(config, config.committee)
     if config.batch_atoms is not None and config.batch_edges is not None:
         raise InputError("--batch_atoms and --batch_edges are two budgets for one batch; keep one of them")
     terms = LOSS_TERMS[config.loss]
@@ -180,6 +185,22 @@ def _check_combinations(config: TrainingConfig) -> None:
         raise InputError(
             f"--model MACE has a first layer without residual ({' or '.join(WITHOUT_RESIDUAL)}), not {first}, which "
             "mace replaces silently; leave out --interaction_first or use --model ScaleShiftMACE"
+        )
+
+
+def _check_committee(config: TrainingConfig, n: int) -> None:
+    if n < 2:
+        raise InputError(f"--committee is {n}; expected at least 2 members, better 4 or more")
+    if config.seed + n - 1 >= 2**63:
+        raise InputError(
+            f"--seed is {config.seed}; with --committee {n}, seeds up to {n - 1} more are needed below 2^63"
+        )
+    if config.target is not None:
+        raise InputError(f"--committee is of potentials; a model of --target {config.target} has none. Leave out one")
+    if config.dry_run:
+        raise InputError(
+            f"--dry_run of a --committee: leave out --committee; {n} members take {n} times the time of one, one after "
+            "the other"
         )
 
 

@@ -105,7 +105,7 @@ def _parts(config: TrainingConfig, read: Mapping[str, PropertyData]) -> dict[str
     if "valid_file" in read:
         validation = read["valid_file"].structures
     else:
-        training, validation = split(training, config.valid_fraction, config.seed)
+        training, validation = split(training, config.valid_fraction, config.split_seed)
     parts = {"train": training, "valid": validation}
     for name, structures in parts.items():
         if not any(s.weight for s in structures):

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 #: Colors that matplotlib draws with, replaced by variables of the page's style sheet.
-_INK, _GRID, _BEST, _STAGE = "#0a0b0c", "#0a0b0d", "#0a0b0e", "#0a0b0f"
-_VARIABLES = {_INK: "var(--ink)", _GRID: "var(--grid)", _BEST: "var(--best)", _STAGE: "var(--stage)"}
+INK, _GRID, _BEST, _STAGE = "#0a0b0c", "#0a0b0d", "#0a0b0e", "#0a0b0f"
+_VARIABLES = {INK: "var(--ink)", _GRID: "var(--grid)", _BEST: "var(--best)", _STAGE: "var(--stage)"}
 _VARIABLES |= {color: f"var(--{name})" for name, color in COLORS.items()}
 _NAMES = {"E": "energy", "F": "force", "S": "stress"}
 MAX_POINTS = 20000
@@ -47,7 +47,7 @@ def learning_curves(outcome: Outcome, errors: Sequence[ShownError] = VALIDATION_
     panels.append(("learning rate", [("train", "", [record["lr"] for record in history])]))
     pictures = []
     for number, (label, curves) in enumerate(panels):
-        figure, axes = _figure()
+        figure, axes = new_figure()
         marker = "o" if len(history) < 8 else ""
         for key, name, values in curves:
             axes.plot(epochs, values, color=COLORS[key], marker=marker, markersize=3, linewidth=1.3, label=name)
@@ -57,7 +57,7 @@ def learning_curves(outcome: Outcome, errors: Sequence[ShownError] = VALIDATION_
         axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
         if number == 0:
             _legend(axes)
-        pictures.append(_svg(figure, f"learning {label}"))
+        pictures.append(svg_of(figure, f"learning {label}"))
     return pictures
 
 
@@ -79,7 +79,7 @@ def _mark_epochs(axes: Axes, best: int, stage_two: int | None) -> None:
         axes.axvline(epoch, color=color, linestyle=style, linewidth=1.0)
     title = "\N{NO-BREAK SPACE}" * 4
     title = title.join(f"{2 * style}\N{NO-BREAK SPACE}{text}" for _, text, _, style in marks)
-    axes.set_title(title, fontsize=7.5, color=_INK, loc="right", pad=4)
+    axes.set_title(title, fontsize=7.5, color=INK, loc="right", pad=4)
 
 
 def _log_axis(axes: Axes, values: NDArray[np.float64]) -> None:
@@ -105,11 +105,11 @@ def parity(panels: Panels) -> list[str]:
     """Predicted against reference values."""
     pictures = []
     for label, by_set in panels:
-        figure, axes = _figure(height=3.3)
+        figure, axes = new_figure(height=3.3)
         both = np.concatenate([values.ravel() for values in by_set.values()])
         margin = 0.04 * (both.max() - both.min()) or 1e-3
         limits = (both.min() - margin, both.max() + margin)
-        axes.plot(limits, limits, color=_INK, linewidth=0.7)
+        axes.plot(limits, limits, color=INK, linewidth=0.7)
         for name, values in by_set.items():
             x, y = _sample(values)
             axes.plot(x, y, ".", markersize=3, alpha=0.7, color=COLORS.get(name), rasterized=True)
@@ -117,7 +117,7 @@ def parity(panels: Panels) -> list[str]:
         axes.set(xlim=limits, ylim=limits, aspect="equal", xlabel=f"reference {label}", ylabel=f"predicted {label}")
         axes.locator_params(nbins=5)
         _legend(axes)
-        pictures.append(_svg(figure, f"parity {label}"))
+        pictures.append(svg_of(figure, f"parity {label}"))
     return pictures
 
 
@@ -136,7 +136,7 @@ def histograms(sets: Sets) -> list[str]:
         by_set = {name: errors for name, pairs in sets.items() if (errors := errors_of(pairs)).size}
         if not by_set:
             continue
-        figure, axes = _figure(height=2.5)
+        figure, axes = new_figure(height=2.5)
         every = np.concatenate(list(by_set.values()))
         low, high = np.percentile(every, (0.5, 99.5))
         margin = 0.05 * (high - low) or 1e-3
@@ -147,18 +147,18 @@ def histograms(sets: Sets) -> list[str]:
             shares = 100 * np.histogram(np.clip(errors, low, high), bins)[0] / errors.size
             axes.stairs(shares, bins, color=COLORS.get(name), label=name, linewidth=1.3)
         axes.set(xlabel=label, ylabel="% of the set", xlim=(low, high))
-        axes.axvline(0, color=_INK, linewidth=0.7)
+        axes.axvline(0, color=INK, linewidth=0.7)
         axes.locator_params(axis="x", nbins=6)
         _legend(axes)
-        pictures.append(_svg(figure, f"histogram {label}"))
+        pictures.append(svg_of(figure, f"histogram {label}"))
     return pictures
 
 
 def _legend(axes: Axes) -> None:
-    axes.legend(frameon=False, fontsize=7.5, labelcolor=_INK)
+    axes.legend(frameon=False, fontsize=7.5, labelcolor=INK)
 
 
-def _figure(width: float = 3.9, height: float = 2.7) -> tuple[Figure, Axes]:
+def new_figure(width: float = 3.9, height: float = 2.7) -> tuple[Figure, Axes]:
     """A transparent figure, drawn in the variables of the page."""
     from matplotlib.figure import Figure
 
@@ -166,18 +166,18 @@ def _figure(width: float = 3.9, height: float = 2.7) -> tuple[Figure, Axes]:
     figure.patch.set_alpha(0)
     axes = figure.subplots()
     axes.patch.set_alpha(0)
-    axes.tick_params(colors=_INK, labelsize=7.5, which="both")
+    axes.tick_params(colors=INK, labelsize=7.5, which="both")
     axes.tick_params(which="minor", length=0)
     for spine in axes.spines.values():
         spine.set_color(_GRID)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color=_GRID, linewidth=0.5)
-    axes.xaxis.label.set(color=_INK, fontsize=8.5)
-    axes.yaxis.label.set(color=_INK, fontsize=8.5)
+    axes.xaxis.label.set(color=INK, fontsize=8.5)
+    axes.yaxis.label.set(color=INK, fontsize=8.5)
     return figure, axes
 
 
-def _svg(figure: Figure, name: str) -> str:
+def svg_of(figure: Figure, name: str) -> str:
     """The figure as an `<svg>` element without addresses, names of groups and fixed size."""
     from matplotlib import rc_context
 

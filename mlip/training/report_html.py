@@ -282,13 +282,13 @@ def again(config: TrainingConfig, device: torch.device) -> list[str]:
     versions += [(name, importlib.metadata.version(name)) for name in ("lightning", "numpy", "ase", "e3nn")]
     where = f"{device}, threads: {torch.get_num_threads()}, {platform.machine()} {platform.system()}"
     return [
-        f"<pre>{_lines_of(config.command(portable=False))}</pre>",
+        f"<pre>{lines_of(config.command(portable=False))}</pre>",
         paragraph(f"Seed {config.seed}, {config.default_dtype}, on {where}."),
         paragraph(", ".join(f"{name} {version}" for name, version in versions) + ".", soft=True),
     ]
 
 
-def _lines_of(command: str) -> str:
+def lines_of(command: str) -> str:
     """HTML of a command with each option on its line, to be pasted into a shell."""
     words = shlex.split(command)
     starts = [k for k, word in enumerate(words) if word.startswith("--")]

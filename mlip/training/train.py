@@ -78,6 +78,8 @@ def train(config: TrainingConfig, console: Console | None = None) -> TrainingRes
         MissingDependencyError: a log was asked for whose package is not installed.
         KeyboardInterrupt: after Ctrl-C, with the checkpoint of the last epoch written.
     """
+    if config.committee is not None:
+        raise InputError("train does no --committee, which is mlip.training.committee.train_committee(config)")
     if config.dry_run:
         raise InputError("train does no --dry_run, which is mlip.training.dry_run.rehearse(config)")
     # The seed and the choice of algorithms are the run's, not the caller's.

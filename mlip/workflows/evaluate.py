@@ -12,7 +12,9 @@ from ase.calculators.calculator import BaseCalculator, PropertyNotImplementedErr
 
 from mlip.calculators import MLIPCalculator
 from mlip.calculators.batches import Batches
+from mlip.committee import Calibration, Committee
 from mlip.data.batches import collate_samples, make_samples
+from mlip.data.calibration import deviations_of, reliability
 from mlip.data.labels import LabelKeys, LabelledData, LabelledStructure, label_structures
 from mlip.data.metrics import Errors
 from mlip.data.predict import Predicted, predict_batch
@@ -43,9 +45,11 @@ class EvaluationResult(Result):
         stress_mae_GPa: over the nine components.
         n_extrapolating: structures with atoms outside the range of the model's training set; None of a model that has
             no such range.
+        deviations: of a committee, by property: how its deviations compare with its errors (`Reliability`).
         groups: the same errors by `config_type` or `group` of the structures, where they have one.
         structures: the structures with their labels.
         predictions: energies, forces and stresses in the order of the structures.
+        calibration: of the committee's deviations, None without one.
     """
 
     n: int
@@ -60,13 +64,15 @@ class EvaluationResult(Result):
     stress_rmse_GPa: float | None
     stress_mae_GPa: float | None
     n_extrapolating: int | None
+    deviations: dict[str, dict[str, Any]] | None
     groups: dict[str, dict[str, Any]]
     structures: list[LabelledStructure] = hidden()
     predictions: list[Predicted] = hidden()
+    calibration: Calibration | None = hidden(default=None)
 
 
 def evaluate(
-    model: Potential | BaseCalculator,
+    model: Potential | Committee | BaseCalculator,
     data: LabelledData | Sequence[Atoms],
     keys: LabelKeys = LabelKeys(),  # noqa: B008 (frozen)
     batch_size: int | None = None,
@@ -75,7 +81,7 @@ def evaluate(
     """Compare a model's energies, forces and stresses with the labels of structures.
 
     Args:
-        model: a potential (evaluated in batches), or any ASE calculator (one structure after the other).
+        model: a potential or a committee (evaluated in batches), or any ASE calculator (one structure after the other).
         data: structures with labels in `info`, `arrays` or their calculator, or data from `read_labelled`.
         keys: names of the labels, for structures; default REF_energy and so on, else the plain names.
         batch_size: most structures at once; default: what memory allows, at most 512 atoms (2048 on a GPU).
@@ -90,9 +96,9 @@ def evaluate(
     if batch_size is not None and batch_size < 1:
         raise InputError(f"batch_size is {batch_size}; expected at least 1")
     labelled = data if isinstance(data, LabelledData) else label_structures(data, keys)
-    if isinstance(model, MLIPCalculator) and isinstance(model.potential, Potential):  # and no committee
+    if isinstance(model, MLIPCalculator):
         model = model.potential
-    if isinstance(model, Potential):
+    if isinstance(model, Potential | Committee):
         check_elements(labelled.structures, model.elements, labelled.source)
         answers = _batched(model, labelled, batch_size)
     else:
@@ -106,12 +112,16 @@ def evaluate(
             groups.setdefault(structure.group, Errors()).add(structure, prediction)
         if progress:
             progress(len(predictions), len(labelled), "")
+    calibration = model.calibration if isinstance(model, Committee) else None
+    deviations = deviations_of(zip(labelled.structures, predictions, strict=True))
     return EvaluationResult(
         **total.as_dict(),  # type: ignore[arg-type]
         n_extrapolating=_extrapolating(predictions),
+        deviations=reliability(deviations, calibration) if isinstance(model, Committee) else None,
         groups={name: errors.as_dict() for name, errors in sorted(groups.items())},
         structures=labelled.structures,
         predictions=predictions,
+        calibration=calibration,
     )
 
 
@@ -120,7 +130,7 @@ def _extrapolating(predictions: Sequence[Predicted]) -> int | None:
     return sum(bool(count.any()) for count in counts) if counts else None
 
 
-def _batched(potential: Potential, data: LabelledData, batch_size: int | None) -> Iterator[Predicted]:
+def _batched(potential: Potential | Committee, data: LabelledData, batch_size: int | None) -> Iterator[Predicted]:
     """Predictions in batches; graphs live no longer than their batch."""
     stress = data.counts["stress"] > 0
 
@@ -152,7 +162,10 @@ def _one_by_one(calculator: BaseCalculator, structures: Sequence[LabelledStructu
 
 
 def with_predictions(result: EvaluationResult, prefix: str = "MLIP_") -> list[Atoms]:
-    """Copies of the structures with labels under REF_* and predictions under `prefix`, stresses in Voigt order."""
+    """Copies of the structures with labels under REF_* and predictions under `prefix`, stresses in Voigt order.
+
+    Of a committee also the deviations as energy_std and so on, and calibrated ones as energy_uncertainty and so on.
+    """
     annotated = []
     for structure, predicted in zip(result.structures, result.predictions, strict=True):
         atoms = structure.atoms.copy()
@@ -163,7 +176,21 @@ def with_predictions(result: EvaluationResult, prefix: str = "MLIP_") -> list[At
                 atoms.arrays[f"{name}forces"] = values.forces
             if values.stress is not None:
                 atoms.info[f"{name}stress"] = full_3x3_to_voigt_6(values.stress)
+        _add_deviations(atoms, predicted, result.calibration, prefix)
         if predicted.extrapolations is not None:
             atoms.arrays[f"{prefix}extrapolations"] = predicted.extrapolations
         annotated.append(atoms)
     return annotated
+
+
+def _add_deviations(atoms: Atoms, predicted: Predicted, calibration: Calibration | None, prefix: str) -> None:
+    for name in ("energy", "forces", "stress"):
+        value: Any = getattr(predicted, f"{name}_std")
+        if value is None:
+            continue
+        store = atoms.arrays if name == "forces" else atoms.info
+        value = full_3x3_to_voigt_6(value) if name == "stress" else value
+        store[f"{prefix}{name}_std"] = value
+        factor = None if calibration is None else getattr(calibration, name)
+        if factor is not None:
+            store[f"{prefix}{name}_uncertainty"] = factor * value

@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from mlip.errors import InputError, MLIPError
 from mlip.units import EV_PER_A3_TO_GPA
 from mlip.workflows.evaluation import Progress, is_crystal, prepare, require_finite
-from mlip.workflows.md_extrapolation import ExtrapolatedSteps
+from mlip.workflows.md_deviation import COLUMN as DEVIATION_COLUMN
+from mlip.workflows.md_deviation import DeviationLimits, DeviationWatch
+from mlip.workflows.md_extrapolation import ExtrapolatedSteps, check_stop
 from mlip.workflows.md_files import LogFile, TrajectoryFile, load_state, save_state
 from mlip.workflows.md_integrators import (
     MDSettings,
@@ -35,7 +37,7 @@ from mlip.workflows.results import Result, hidden
 COLUMNS = ("step", "time_fs", "temperature_K", "potential_eV", "kinetic_eV", "total_eV", "conserved_eV", "volume_A3")
 NPT_COLUMNS = (*COLUMNS, "pressure_GPa")
 EXTRAPOLATION_COLUMN = "extrapolated_steps"
-"""Last one, of models that know the range of their training set: steps up to here with atoms outside of it."""
+"""Of models that know the range of their training set: steps up to here with atoms outside of it."""
 _EXPLODED = 20.0, 10_000.0
 """A run is stopped above this many times the target temperature, and this many K."""
 _SAME_ENERGY = 1e-4
@@ -62,6 +64,10 @@ class MDResult(Result):
         resumed_from: step at which this call took over, None for a new run.
         extrapolated_steps: steps with atoms outside the range of the model's training set, the first structure (step 0)
             among them; None of a model that has no such range.
+        max_deviation: of a committee the largest deviation of the force on an atom so far, eV/Å, step 0 included; None
+            of one model.
+        deviation_calibrated: whether that is calibrated.
+        flagged: structures set aside, None if none were to be.
         stopped: why the run ended early, None if it did not.
         trajectory: file, None if none was asked for.
         log: one array per column of the log.
@@ -83,6 +89,9 @@ class MDResult(Result):
     resumed_from: int | None
     trajectory: str | None
     extrapolated_steps: int | None
+    max_deviation: float | None
+    deviation_calibrated: bool | None
+    flagged: int | None
     stopped: str | None
     log: dict[str, NDArray[np.float64]] = hidden()
     atoms: Atoms = hidden()
@@ -98,6 +107,7 @@ def run_md(
     resume: bool = False,
     overwrite: bool = False,
     stop_on_extrapolation: int | None = None,
+    limits: DeviationLimits = DeviationLimits(),  # noqa: B008 (frozen)
     progress: Progress | None = None,
 ) -> MDResult:
     """Run molecular dynamics up to step ``steps``; ``atoms`` is left as it is.
@@ -116,19 +126,21 @@ def run_md(
         stop_on_extrapolation: end the run at the first step at which at least so many symmetry functions, summed over
             the atoms, are outside the range of the training set (n2p2's `maxew` with `resetew yes`). Files are kept,
             and the run can be resumed.
+        limits: likewise of the deviations of a committee, which may also set structures aside.
         progress: called with (step, steps, note).
 
     Raises:
         InputError: bad structure or settings; an existing trajectory; a state of other settings;
-            `stop_on_extrapolation` for a model that knows no range.
+            `stop_on_extrapolation` for a model that knows no range, `limits` for one that is no committee.
         MLIPError: temperature or forces went out of all bounds.
         OSError: a file can't be written; all frames before are safe.
     """
     if steps < 0:
         raise InputError(f"steps must not be negative; got {steps}")
     settings.check(atoms)
-    _check_stop(stop_on_extrapolation, calculator)
-    run = _Run(prepare(atoms, calculator), settings, trajectory)
+    check_stop(stop_on_extrapolation, calculator)
+    limits.check(calculator, trajectory)
+    run = _Run(prepare(atoms, calculator), settings, trajectory, limits)
     resumed_from = run.start(resume, overwrite)
     if run.integrator.nsteps > steps:
         raise InputError(f"{trajectory} is already at step {run.integrator.nsteps}, beyond the {steps} asked for")
@@ -138,32 +150,18 @@ def run_md(
             run.record()
         if progress:
             progress(run.integrator.nsteps, steps, f"{temperature(run.atoms):.0f} K")
-        if stop_on_extrapolation and run.extrapolation.last >= stop_on_extrapolation:
-            run.stopped = (
-                f"step {run.integrator.nsteps}: symmetry functions outside the range of the training set: "
-                f"{run.extrapolation.last}, allowed are fewer than {stop_on_extrapolation}"
-            )
+        reason = run.extrapolation.reason(stop_on_extrapolation) or run.deviation.reason()
+        if reason:
+            run.stopped = f"step {run.integrator.nsteps}: {reason}"
             break
     run.save()
     return run.result(resumed_from)
 
 
-def _check_stop(limit: int | None, calculator: BaseCalculator) -> None:
-    if limit is None:
-        return
-    if limit < 1:
-        raise InputError(f"stop_on_extrapolation is {limit}; expected at least 1")
-    if not ExtrapolatedSteps.known_by(calculator):
-        raise InputError(
-            "stop_on_extrapolation: the model does not know the range of its training set, as those of n2p2 and HDNNP "
-            "do, so that it can't tell when it extrapolates; leave the option out"
-        )
-
-
 class _Run:
     """A run under way: the moving atoms, the integrator, the files."""
 
-    def __init__(self, atoms: Atoms, settings: MDSettings, trajectory: Path | None) -> None:
+    def __init__(self, atoms: Atoms, settings: MDSettings, trajectory: Path | None, limits: DeviationLimits) -> None:
         self.atoms = atoms
         self.own_constraints = list(atoms.constraints)
         self.settings = settings
@@ -171,10 +169,13 @@ class _Run:
         self.frames = 0
         self.rows: list[tuple[float, ...]] = []
         self.extrapolation = ExtrapolatedSteps(atoms.calc)
+        self.deviation = DeviationWatch(atoms.calc, limits, settings.interval)
         self.stopped: str | None = None
         self.columns = NPT_COLUMNS if settings.ensemble == "npt" else COLUMNS
         if self.extrapolation.possible:
             self.columns = (*self.columns, EXTRAPOLATION_COLUMN)
+        if self.deviation.possible:
+            self.columns = (*self.columns, DEVIATION_COLUMN)
         self.trajectory = TrajectoryFile(trajectory) if trajectory else None
         self.log = LogFile(trajectory.with_name(trajectory.name + ".log"), self.columns) if trajectory else None
         self.state = trajectory.with_name(trajectory.name + ".state") if trajectory else None
@@ -185,11 +186,12 @@ class _Run:
         if self.settings.ensemble == "nvt" and rests(self.atoms):
             self.atoms.set_constraint(FixCom())
         if resume and self.state is not None and self.state.exists():
-            self._restore(self.state)
+            self._restore(self.state, overwrite)
             return int(self.integrator.nsteps)
         if self.trajectory and self.trajectory.path.exists() and self.trajectory.path.stat().st_size and not overwrite:
             how = "there is no state to resume from" if resume else "resume it (--resume)"
             raise InputError(f"{self.trajectory.path} exists: {how}; replace it with --overwrite or take another name")
+        self.deviation.start(overwrite)
         self._draw_velocities()
         self.integrator = make_integrator(self.atoms, self.settings, self.rng)
         for file in (self.trajectory, self.log):
@@ -209,7 +211,7 @@ class _Run:
         if not keep and wanted:
             self.atoms.set_momenta(self.atoms.get_momenta() * np.sqrt(wanted / temperature(self.atoms)))
 
-    def _restore(self, path: Path) -> None:
+    def _restore(self, path: Path, overwrite: bool) -> None:
         """Take up the state of an earlier run and cut its files back to it."""
         arrays, values = load_state(path)
         former = values["settings"]
@@ -237,6 +239,7 @@ class _Run:
         self.rows = self.log.rows()
         self.frames = values["frames"]
         self.extrapolation.restore(values)
+        self.deviation.restore(values, overwrite)
         self.rng.bit_generator.state = values["rng"]
         self.integrator = make_integrator(self.atoms, self.settings, self.rng)
         restore_inner_state(self.integrator, self.settings, arrays)
@@ -265,6 +268,7 @@ class _Run:
             "trajectory": self.trajectory.mark(),
             "log": self.log.mark(),
             **self.extrapolation.state(),
+            **self.deviation.state(),
         }
         save_state(self.state, arrays | inner_state(self.integrator, self.settings), values)
 
@@ -273,6 +277,7 @@ class _Run:
         step = self.integrator.nsteps
         require_finite(self.atoms.get_forces(apply_constraint=False), f"at step {step}")
         self.extrapolation.count(step)
+        self.deviation.look(self.atoms, step, step * self.settings.timestep)
         factor, floor = _EXPLODED
         now, limit = temperature(self.atoms), max(floor, factor * (self.settings.temperature or 0.0))
         if not now < limit:
@@ -309,7 +314,8 @@ class _Run:
             *(conserved_energy(self.integrator), volume),
         )
         pressure = (self._pressure(),) if self.settings.ensemble == "npt" else ()
-        return (*row, *pressure, *((self.extrapolation.steps,) if self.extrapolation.possible else ()))
+        outside = (self.extrapolation.steps,) if self.extrapolation.possible else ()
+        return (*row, *pressure, *outside, *((self.deviation.last,) if self.deviation.possible else ()))
 
     def _pressure(self) -> float:
         stress = self.atoms.get_stress(voigt=False, include_ideal_gas=True)
@@ -352,6 +358,9 @@ class _Run:
             resumed_from=resumed_from,
             trajectory=str(self.trajectory.path) if self.trajectory else None,
             extrapolated_steps=self.extrapolation.steps if self.extrapolation.possible else None,
+            max_deviation=self.deviation.largest if self.deviation.possible else None,
+            deviation_calibrated=self.deviation.calibrated if self.deviation.possible else None,
+            flagged=self.deviation.flagged if self.deviation.limits.file else None,
             stopped=self.stopped,
             log=log,
             atoms=final,

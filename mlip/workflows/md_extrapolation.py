@@ -9,6 +9,23 @@ from ase.calculators.calculator import BaseCalculator
 from mlip.errors import InputError
 
 
+def check_stop(limit: int | None, calculator: BaseCalculator) -> None:
+    """Refuse a limit that can't be, or that would do nothing.
+
+    Raises:
+        InputError: which.
+    """
+    if limit is None:
+        return
+    if limit < 1:
+        raise InputError(f"stop_on_extrapolation is {limit}; expected at least 1")
+    if not ExtrapolatedSteps.known_by(calculator):
+        raise InputError(
+            "stop_on_extrapolation: the model does not know the range of its training set, as those of n2p2 and HDNNP "
+            "do, so that it can't tell when it extrapolates; leave the option out"
+        )
+
+
 class ExtrapolatedSteps:
     """Counts steps; each once, also where a resumed run begins again with the step that its state is of.
 
@@ -36,6 +53,12 @@ class ExtrapolatedSteps:
         if step > self._step:
             self._step = step
             self.steps += self.last > 0
+
+    def reason(self, limit: int | None) -> str | None:
+        """Why the run ends here, None if it does not."""
+        if limit is None or self.last < limit:
+            return None
+        return f"symmetry functions outside the range of the training set: {self.last}, allowed are fewer than {limit}"
 
     def state(self) -> dict[str, Any]:
         """What a state file holds of it."""
