@@ -98,7 +98,7 @@ def stages(potential: Potential, atoms: Atoms, repeats: int) -> dict[str, Any]:
     """Parts of a call, and what training adds: derivatives along force errors, without and with those by positions."""
     model = potential.model
     assert isinstance(model, HDNNP)
-    graph, tables = atoms_to_graph(atoms, model.cutoff), model.tables()
+    graph, tables = atoms_to_graph(atoms, model.cutoff), model.tables
     species, (center, neighbor) = model.species(graph.numbers), graph.edge_index
     given = (graph.edge_vectors(), row_offsets(center, len(atoms)), species[neighbor], species)
     grad = torch.randn(len(atoms), tables.columns, dtype=torch.float64)

@@ -36,10 +36,16 @@ def _seeded_torch() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked `gpu` where there is no CUDA device."""
-    if torch.cuda.is_available():
-        return
-    skip = pytest.mark.skip(reason="needs a CUDA device")
+    """Skip tests marked `gpu` where there is no CUDA device, and those of instructions that the machine has not.
+
+    There, AVX2 is what runs for AVX-512, and would be tested twice.
+    """
+    no_device = pytest.mark.skip(reason="needs a CUDA device")
+    no_avx512 = pytest.mark.skip(reason="this processor has no AVX-512")
+    has_avx512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
     for item in items:
-        if item.get_closest_marker("gpu"):
-            item.add_marker(skip)
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(no_device)
+        given = getattr(getattr(item, "callspec", None), "params", {})
+        if "avx512" in (given.get("isa"), given.get("instructions")) and not has_avx512:
+            item.add_marker(no_avx512)

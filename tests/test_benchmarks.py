@@ -17,7 +17,7 @@ from ase import Atoms
 from ase.io import write
 
 import mlip
-from benchmarks import fine_tuning, hdnnp, qm9, variants
+from benchmarks import dimenet, fine_tuning, hdnnp, qm9, variants
 from benchmarks.training import deviation, labelled
 from benchmarks.training_step import OursTrained, places
 from mlip.cli.parser import make_parser, parse
@@ -26,7 +26,7 @@ from mlip.importers.mace import ADMITTED, build
 from mlip.importers.modules import ForeignModule
 from mlip.importers.n2p2_export import save_n2p2
 from mlip.importers.torch_archive import read_archive
-from mlip.models import HDNNP
+from mlip.models import HDNNP, DimeNetPlusPlus
 from mlip.nn.symmetry_functions import SymmetryFunction
 from mlip.potential import Potential
 from mlip.training.config import TrainingConfig
@@ -66,6 +66,12 @@ def test_hdnnp_beside_plain_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of the memory is Linux's")
+def test_dimenet_beside_plain_torch() -> None:
+    row = dimenet.measure(DimeNetPlusPlus, torch.float64, cells=1, repeats=1)
+    assert row["atoms"] == 8 and row["difference"] < 1e-10
+    assert set(row["ms_per_atom"]) == {"compiled", "plain_torch"}
+
+
 def test_variants_side_by_side(tmp_path: Path) -> None:
     """Of labels that are the model's own there are no errors."""
     labelled_by_it = hdnnp.silicon(1, 14)

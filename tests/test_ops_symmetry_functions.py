@@ -191,12 +191,12 @@ def operands(seed: int = 0) -> tuple[HDNNP, tuple[Tensor, ...]]:
 def test_opcheck() -> None:
     model, given = operands()
     given = (given[0].requires_grad_(True), *given[1:])
-    torch.library.opcheck(torch.ops.mlip.symmetry_functions.default, (*given, *model.tables()))
-    grad = torch.randn(len(given[-1]), model.tables().columns, dtype=torch.float64, requires_grad=True)
-    torch.library.opcheck(torch.ops.mlip.symmetry_functions_backward.default, (grad, *given, *model.tables()))
+    torch.library.opcheck(torch.ops.mlip.symmetry_functions.default, (*given, *model.tables))
+    grad = torch.randn(len(given[-1]), model.tables.columns, dtype=torch.float64, requires_grad=True)
+    torch.library.opcheck(torch.ops.mlip.symmetry_functions_backward.default, (grad, *given, *model.tables))
     for need in (True, False):
         direction = torch.randn_like(given[0])
-        arguments = (direction, grad.detach(), given[0].detach(), *given[1:], *model.tables(), need)
+        arguments = (direction, grad.detach(), given[0].detach(), *given[1:], *model.tables, need)
         torch.library.opcheck(torch.ops.mlip.symmetry_functions_tangent.default, arguments)
 
 
@@ -209,7 +209,7 @@ def test_gradients_by_finite_differences() -> None:
     edges = (row_offsets(graph.edge_index[0], len(species)), species[graph.edge_index[1]], species)
 
     def function(vectors: Tensor) -> Tensor:
-        return ops.symmetry_functions(vectors, *edges, model.tables())
+        return ops.symmetry_functions(vectors, *edges, model.tables)
 
     vectors = graph.edge_vectors().requires_grad_(True)
     assert torch.autograd.gradcheck(function, (vectors,), atol=1e-7)
@@ -219,7 +219,7 @@ def test_gradients_by_finite_differences() -> None:
 def test_there_is_no_third_derivative() -> None:
     model, given = operands()
     vectors = given[0].requires_grad_(True)
-    values = ops.symmetry_functions(vectors, *given[1:], model.tables())
+    values = ops.symmetry_functions(vectors, *given[1:], model.tables)
     (first,) = torch.autograd.grad(values.square().sum(), vectors, create_graph=True)
     (second,) = torch.autograd.grad(first.square().sum(), vectors, create_graph=True)
     with pytest.raises(NotImplementedError, match="third derivative"):
@@ -283,7 +283,7 @@ def test_potential_with_both_backends() -> None:
 
 def test_wrong_tables_are_refused() -> None:
     model, given = operands()
-    tables = model.tables()
+    tables = model.tables
     wrong = tables.functions.clone()
     wrong[0, 5] = len(tables.parts)
     for bad in (
@@ -303,7 +303,7 @@ def test_wrong_tables_are_refused() -> None:
 def everything() -> list[Tensor]:
     """All three operators."""
     model, given = operands(3)
-    tables, generator = model.tables(), torch.Generator().manual_seed(2)
+    tables, generator = model.tables, torch.Generator().manual_seed(2)
     grad = torch.randn(len(given[-1]), tables.columns, generator=generator, dtype=torch.float64)
     direction = torch.randn(given[0].shape, generator=generator, dtype=torch.float64)
     return [
