@@ -137,7 +137,10 @@ def draw(report: dict[str, Any], path: Path) -> None:
         axis.set(ylabel=label)
     axes[2].set(ylabel="forgotten: force RMSE / meV/Å\nof other crystals, to the published model")
     for axis in axes:
-        axis.set(xscale="log", yscale="log", xlabel="silicon structures")
+        axis.set(xscale="log", xlabel="silicon structures", ylim=(0, None))
+        numbers = sorted({int(n) for runs in report["runs"].values() for n in runs})
+        axis.set_xticks(numbers, [str(n) for n in numbers])
+        axis.minorticks_off()
         axis.grid(alpha=0.3, which="both")
     axes[0].legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=130)
