@@ -319,6 +319,7 @@ def test_training_command(files: tuple[Path, Path], tmp_path: Path, capsys: pyte
         ({"committee": 1}, "--committee is 1; expected at least 2"),
         ({"dry_run": True}, "--dry_run of a --committee"),
         ({"target": "mu"}, "--committee is of potentials"),
+        ({"foundation_model": "mace-mp-0a-small"}, "--committee with --foundation_model"),
         ({"seed": 2**63 - 1}, "2\\^63"),
         ({"valid_seed": -1, "committee": None}, "--valid_seed is -1"),
         ({"valid_seed": 1, "valid_file": "x.xyz", "valid_fraction": 0.1}, "--valid_seed 1 would do nothing"),

@@ -18,7 +18,7 @@ from mlip.cli.main import main
 from mlip.data.labels import LabelledStructure, read_labelled
 from mlip.data.parts import cut, descriptors
 from mlip.errors import InputError
-from mlip.workflows.data_sets import augment_data
+from mlip.workflows.data_sets import augment_data, convert_data, split_data
 
 THREE = (0.8, 0.1, 0.1)
 
@@ -99,7 +99,8 @@ def test_split_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     read_back = [read_labelled(tmp_path / "parts" / f"{name}.extxyz").structures for name in ("train", "valid", "test")]
     energies = [s.energy for part in read_back for s in part]
     assert sorted(energies) == pytest.approx(sorted(a.info["REF_energy"] for a in [isolated(), *argon(20)]))
-    assert main([*command, "--method", "composition"]) == 1
+    elsewhere = [str(tmp_path / "other") if word == str(tmp_path / "parts") else word for word in command]
+    assert main([*elsewhere, "--method", "composition"]) == 1
     assert "leaves nothing for valid" in capsys.readouterr().err
 
 
@@ -134,3 +135,20 @@ def test_augmentation_that_can_not_be(tmp_path: Path) -> None:
         augment_data(tmp_path / "a.xyz", tmp_path / "b.extxyz", 0.0, 0.0, 1)
     with pytest.raises(InputError, match="no copy keeps its atoms apart"):
         augment_data(tmp_path / "a.xyz", tmp_path / "b.extxyz", 2.0, 0.0, 1)
+
+
+def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
+    source = tmp_path / "train.extxyz"
+    write(source, [bulk("Si", a=5.4 + 0.01 * k) for k in range(10)])
+    before = source.read_text()
+    with pytest.raises(InputError, match="train.extxyz is there already"):
+        split_data(source, tmp_path, (0.8, 0.2))
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "test.extxyz").write_text("of an earlier split")
+    with pytest.raises(InputError, match="test.extxyz is there already"):
+        split_data(source, tmp_path / "parts", (0.8, 0.2))
+    with pytest.raises(InputError, match="one of the files that are read"):
+        convert_data(source, tmp_path / "parts" / ".." / "train.extxyz")
+    with pytest.raises(InputError, match="one of the files that are read"):
+        augment_data(source, source, 0.1, 0.0, 1)
+    assert source.read_text() == before

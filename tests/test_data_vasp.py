@@ -89,6 +89,33 @@ def test_a_packed_file_that_is_cut_off(tmp_path: Path) -> None:
         assert 5 < len(content.structures) < 40 and "cut off" in content.remarks[0]
 
 
+def test_two_runs_in_one_outcar(tmp_path: Path) -> None:
+    """Elements, cell and convergence of the second are its own."""
+    first = outcar(steps(2))
+    second = outcar(steps(2)).replace("=Na:", "=Ga:").replace("=Cl:", "=As:")
+    (tmp_path / "OUTCAR").write_text(first + second)
+    found = read_file(tmp_path / "OUTCAR").structures
+    assert [str(atoms.symbols) for atoms in found] == 2 * ["NaCl"] + 2 * ["GaAs"]
+    killed = first[: first.rindex("TOTEN")]
+    (tmp_path / "OUTCAR").write_text(killed + "\n" + second)
+    content = read_file(tmp_path / "OUTCAR")
+    assert len(content.structures) == 3 and "1 that is cut off" in content.remarks[0]
+
+
+def test_a_vasprun_that_is_broken_in_the_middle(tmp_path: Path) -> None:
+    text = vasprun(steps())
+    for broken in (text + text, text.replace("</calculation>", "</calculation><&", 1)):
+        (tmp_path / "vasprun.xml").write_text(broken)
+        with pytest.raises(DataError, match="no file of VASP that can be read"):
+            read_file(tmp_path / "vasprun.xml")
+
+
+def test_names_that_only_look_like_vasp(tmp_path: Path) -> None:
+    for name in ("si_OUTCAR.extxyz", "vasprun.xml.extxyz"):
+        write(tmp_path / name, steps(1)[0].atoms, format="extxyz")
+        assert len(read_file(tmp_path / name).structures) == 1
+
+
 def test_files_that_are_none_of_vasp(tmp_path: Path) -> None:
     for name, text in (("OUTCAR", "nothing\n"), ("vasprun.xml", "<a>"), ("OUTCAR.gz", "no gzip")):
         (tmp_path / name).write_text(text)

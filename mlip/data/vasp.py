@@ -30,6 +30,9 @@ Array = NDArray[np.float64]
 KBAR = 0.1 / EV_PER_A3_TO_GPA  # in eV/Å³
 NUMBER = re.compile(r"[+-]?\d+\.\d*(?:[eE][+-]?\d+)?")
 _OUTCAR = re.compile(r"(?i)(^|[._-])OUTCAR([._-].*)?$")
+_OTHERS = (".xyz", ".extxyz", ".npz", ".h5", ".hdf5", ".lmdb", ".db", ".traj", ".json")  # whatever the name before
+#: What expat calls the errors of a document that is cut off: no element found, unclosed token, partial character.
+_CUT_OFF = (3, 5, 6)
 _VASPRUN = re.compile(r"(?i)^vasprun.*\.xml([._-].*)?$|\.vasprun\.xml(\.gz)?$")
 
 
@@ -58,7 +61,7 @@ class Run:
 
 def is_vasp(path: Path) -> bool:
     """Whether a file is one of VASP's, by its name."""
-    return bool(_OUTCAR.search(path.name) or _VASPRUN.search(path.name))
+    return path.suffix not in _OTHERS and bool(_OUTCAR.search(path.name) or _VASPRUN.search(path.name))
 
 
 def read_vasp(path: Path) -> Run:
@@ -114,8 +117,8 @@ def _read_vasprun(stream: IO[bytes]) -> Run:
                 else:
                     run.structures.append(atoms)
                 element.clear()
-    except (ElementTree.ParseError, EOFError):
-        if not numbers:
+    except (ElementTree.ParseError, EOFError) as error:
+        if not numbers or getattr(error, "code", _CUT_OFF[0]) not in _CUT_OFF:
             raise
         run.incomplete = open_steps
     return run
@@ -160,11 +163,16 @@ class _Outcar:
         self.species: list[int] = []
         self.counts: list[int] = []
         self.cell: Array | None = None
-        self.nelm = 60
+        self.new_step()
+
+    def new_run(self) -> None:
+        """Nothing of the run before holds; a step of it that is not complete is cut off."""
+        self.run.incomplete += self.is_begun
+        self.species, self.counts, self.cell = [], [], None
         self.new_step()
 
     def new_step(self) -> None:
-        self.electronic_steps, self.is_converged, self.is_begun = 0, False, False
+        self.is_converged, self.is_begun = False, False
         self.kbar: Array | None = None
         self.positions: Array | None = None
         self.forces: Array | None = None
@@ -178,14 +186,13 @@ class _Outcar:
     def take(self, line: str) -> None:
         """One line, and those after it that belong to it."""
         if "VRHFIN" in line:
+            if self.counts:  # another run in the same file
+                self.new_run()
             self.species.append(_number(line.split("=")[1].split(":")[0]))
         elif "ions per type =" in line:
             self.counts = list(map(int, line.split("=")[1].split()))
-        elif "NELM   =" in line:
-            self.nelm = int(line.split("=")[1].split(";")[0])
         elif "- Iteration" in line:
             self.is_begun = True
-            self.electronic_steps += 1
         elif "aborting loop because EDIFF is reached" in line:
             self.is_converged = True
         elif "direct lattice vectors" in line:

@@ -197,6 +197,11 @@ def _check_committee(config: TrainingConfig, n: int) -> None:
         )
     if config.target is not None:
         raise InputError(f"--committee is of potentials; a model of --target {config.target} has none. Leave out one")
+    if config.foundation_model is not None:
+        raise InputError(
+            "--committee with --foundation_model: the members would begin with the same weights, and their deviations "
+            "would say little. Leave out one"
+        )
     if config.dry_run:
         raise InputError(
             f"--dry_run of a --committee: leave out --committee; {n} members take {n} times the time of one, one after "

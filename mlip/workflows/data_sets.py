@@ -11,7 +11,7 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import BaseCalculator, PropertyNotImplementedError
 
-from mlip.data.files import Given, find_files
+from mlip.data.files import Given, find_files, without_part
 from mlip.data.labels import (
     KEYS,
     LabelKeys,
@@ -61,6 +61,11 @@ def _stripped(data: LabelledData, keys: LabelKeys) -> list[LabelledStructure]:
     return data.structures
 
 
+def _refuse_input(output: Path, files: Given) -> None:
+    if output.resolve() in {without_part(file)[0].resolve() for file in find_files(files)}:
+        raise InputError(f"{output} is one of the files that are read; name another one to write")
+
+
 def convert_data(
     files: Given,
     output: Path,
@@ -74,6 +79,7 @@ def convert_data(
         InputError: no such format; files as in `read_labelled`.
     """
     check_suffix(output)
+    _refuse_input(output, files)
     data = read_labelled(files, keys, units=units)
     return Written({str(output): _write(output, _stripped(data, keys), progress)}, list(data.remarks))
 
@@ -96,6 +102,9 @@ def split_data(
         InputError: fractions that are none, a part that would be empty, no such format.
     """
     check_suffix(folder / f"train{suffix}")
+    for name in PARTS:  # an earlier test set beside new parts would be a leak
+        if (path := folder / f"{name}{suffix}").exists():
+            raise InputError(f"{path} is there already; remove it, or take another folder")
     data = read_labelled(files, keys, units=units)
     structures = _stripped(data, keys)
     parts = cut(structures, fractions, method, seed, gap)
@@ -150,6 +159,7 @@ def augment_data(
             "strain below 0.5, and at least one copy"
         )
     check_suffix(output)
+    _refuse_input(output, files)
     originals = _structures(files)
     rng = np.random.default_rng(seed)
     made: list[LabelledStructure] = []
@@ -210,6 +220,10 @@ def _labelled(atoms: Atoms, calculator: BaseCalculator | None, name: str) -> Lab
     probe.calc = calculator
     try:
         energy, forces = float(probe.get_potential_energy()), np.array(probe.get_forces())
+    except PropertyNotImplementedError as error:
+        raise InputError(f"the calculator has no energies or no forces to label with: {error}") from error
+    energy = float(getattr(calculator, "results", {}).get("free_energy", energy))  # whose derivatives the forces are
+    try:
         stress: Any = voigt_6_to_full_3x3(probe.get_stress()) if is_crystal(atoms) else None
     except PropertyNotImplementedError:
         stress = None
