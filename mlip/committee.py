@@ -110,13 +110,14 @@ class Committee(nn.Module):
         return Committee(self.potentials, self.names, calibration, self.metadata)
 
     def with_head(self, name: str) -> Committee:
-        """A copy whose members answer for another head.
+        """A copy whose members answer for another head; factors are those of the head in use, and are not taken along.
 
         Raises:
             InputError: a member has no head of that name.
         """
         members = [member.with_head(name) for member in self.potentials]
-        return Committee(members, self.names, self.calibration, deepcopy(self.metadata))
+        same = all(member.head == name for member in self.potentials)
+        return Committee(members, self.names, self.calibration if same else None, deepcopy(self.metadata))
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write one safetensors file with all members and the calibration, atomically."""

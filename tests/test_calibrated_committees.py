@@ -28,6 +28,7 @@ from mlip.convert import atoms_to_graph
 from mlip.data.calibration import calibrate, deviations_of, rank_correlation, reliability
 from mlip.data.labels import LabelledStructure
 from mlip.data.predict import Predicted
+from mlip.data.weights import LabelWeights
 from mlip.errors import DataError, InputError, ModelFileError
 from mlip.training import committee as module
 from mlip.training.committee import CommitteeResult, member_configs, train_committee
@@ -93,8 +94,13 @@ def test_what_is_told_of_the_deviations(rng: np.random.Generator) -> None:
 
 def test_factors_that_can_not_be() -> None:
     same = (LabelledStructure(Atoms("Ar"), energy=1.0), Predicted(1.5, np.zeros((1, 3)), None, None, 0.0, None))
-    with pytest.raises(DataError, match="the energy can't be calibrated"):
-        calibrate([same])
+    assert calibrate([same]).energy is None
+    rounding = Predicted(1.5, np.full((1, 3), 1e-9), None, None, 0.1, np.full((1, 3), 1e-12))
+    symmetric = LabelledStructure(Atoms("Ar"), energy=1.0, forces=np.zeros((1, 3)))
+    found = calibrate([(symmetric, rounding)])
+    assert found.forces is None and found.energy == pytest.approx(5.0)
+    unweighted = dataclasses.replace(symmetric, weights=LabelWeights(energy=0.0))
+    assert calibrate([(unweighted, rounding)]).energy is None
     with pytest.raises(DataError, match="no structure to calibrate on"):
         calibrate([(LabelledStructure(Atoms("Ar")), same[1])])
     for value in (0.0, -1.0, float("nan"), float("inf")):

@@ -14,6 +14,7 @@ from ase.io import write
 
 from mlip.calculators import MLIPCalculator
 from mlip.cli import main
+from mlip.committee import Calibration, Committee
 from mlip.energy_scale import Reference
 from mlip.errors import InputError
 from mlip.models import MACE
@@ -66,6 +67,13 @@ def test_head_of_a_committee(potential: Potential, model: str, silicon: Atoms) -
     heads = MLIPCalculator([potential.with_head(name) for name in potential.heads])
     alone = [MLIPCalculator(potential, head=name).get_forces(silicon) for name in potential.heads]
     np.testing.assert_allclose(heads.get_property("forces_std", silicon), np.std(alone, axis=0), rtol=0, atol=1e-12)
+
+
+def test_factors_are_of_one_head(potential: Potential) -> None:
+    factors = Calibration(energy=2.0, forces=3.0, structures=7)
+    committee = Committee([potential, potential], calibration=factors)
+    assert committee.with_head("PBE").calibration == factors
+    assert committee.with_head("r2SCAN").calibration is None
 
 
 def test_command_with_a_head(

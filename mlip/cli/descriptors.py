@@ -62,6 +62,7 @@ def command(
         dtype: arithmetic of the model, and precision of the descriptors of atoms
         json: print a summary as JSON on stdout
     """
+    from mlip.data.files import without_part
     from mlip.data.frames import Frames
     from mlip.data.n2p2 import data_units
     from mlip.workflows.descriptors import MapSettings, describe, save_descriptors
@@ -91,7 +92,8 @@ def command(
         "sample": sample,
         "seed": settings.seed,
     }
-    provenance |= {"radial": calculator.parameters.get("radial"), "data_bytes": [path.stat().st_size for path in data]}
+    sizes = [without_part(path)[0].stat().st_size for path in data]
+    provenance |= {"radial": calculator.parameters.get("radial"), "data_bytes": sizes}
     with writing(output):
         save_descriptors(result, output, provenance)
     if plot:
@@ -124,7 +126,7 @@ def _calculator(
 
 def _identity(name: str) -> dict[str, Any]:
     """Name and hash of a model, of a folder without hash."""
-    from mlip.training.data import file_hash
+    from mlip.training.hashes import file_hash
     from mlip.zoo import model_path
 
     path = model_path(name)

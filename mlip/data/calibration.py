@@ -24,6 +24,8 @@ from mlip.data.predict import Predicted
 from mlip.errors import DataError
 
 Pairs = Iterable[tuple[LabelledStructure, Predicted]]
+#: Errors and deviations up to here (eV per atom, eV/Å, eV/Å³) are rounding: of forces that vanish by symmetry, say.
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,9 @@ class Deviations:
 
     @property
     def factor(self) -> float | None:
-        """α; None without labels or deviations."""
-        squares = float(np.square(self.stds).sum())
-        return float((np.square(self.errors).sum() / squares) ** 0.5) if len(self.errors) and squares > 0 else None
+        """α; None without labels, and where errors or deviations are nothing but rounding."""
+        rmse, deviation = (float(np.square(x).mean() ** 0.5) if len(x) else 0.0 for x in (self.errors, self.stds))
+        return rmse / deviation if min(rmse, deviation) > ROUNDING else None
 
     def by_atom(self) -> Deviations:
         """Lengths of vectors (n / 3,), for forces."""
@@ -78,13 +80,13 @@ class Reliability:
 
 
 def deviations_of(pairs: Pairs) -> dict[str, Deviations]:
-    """By property, of those that have labels and deviations."""
+    """By property, of those that have labels and deviations; without labels of weight zero."""
     found: dict[str, list[tuple[NDArray[np.float64], NDArray[np.float64]]]] = {name: [] for name in PROPERTIES}
     for structure, predicted in pairs:
         for name in PROPERTIES:
             label, value = getattr(structure, name), getattr(predicted, name)
             std = getattr(predicted, f"{name}_std")
-            if label is None or value is None or std is None:
+            if label is None or value is None or std is None or not structure.label_weight(name):
                 continue
             per = len(structure.atoms) if name == "energy" else 1
             found[name].append((np.ravel(value - label) / per, np.ravel(std) / per))
@@ -99,16 +101,11 @@ def calibrate(pairs: Sequence[tuple[LabelledStructure, Predicted]]) -> Calibrati
     """Factors from structures that trained no member.
 
     Raises:
-        DataError: no labels; members that agree exactly, or a mean without any error.
+        DataError: no labels.
     """
     factors = {name: deviations.factor for name, deviations in deviations_of(pairs).items()}
     if not factors:
         raise DataError("no structure to calibrate on has a label of something that the committee predicts")
-    for name, factor in factors.items():
-        if not factor:
-            raise DataError(
-                f"the {name} can't be calibrated: deviations or errors are all zero; are the members all the same?"
-            )
     return Calibration(**factors, structures=len(pairs))
 
 

@@ -41,7 +41,7 @@ def find_files(given: Given) -> list[Path]:
             if not matched:
                 raise DataError(f"no file matches {name}")
             found += [file for match in matched for file in (_calculations(match) if match.is_dir() else [match])]
-    twice = sorted(str(file) for file, n in Counter(found).items() if n > 1)
+    twice = sorted(str(file) for file, n in Counter(file.resolve() for file in found).items() if n > 1)
     if twice:
         raise DataError(f"{twice[0]} is named twice; name each file once")
     if not found:

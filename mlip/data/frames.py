@@ -14,6 +14,7 @@ from typing import Any
 from ase import Atoms
 
 from mlip.data.extxyz import Unusual, read_frames
+from mlip.data.files import without_part
 from mlip.data.n2p2 import Units, is_n2p2_data
 from mlip.data.reading import read_structures
 from mlip.errors import DataError
@@ -38,7 +39,7 @@ class Frames:
 
     def __init__(self, path: str | Path, units: Units | None = None) -> None:
         self.path = Path(path)
-        with open(self.path, "rb") as stream:
+        with open(without_part(self.path)[0], "rb") as stream:
             if not stream.read(1):
                 raise DataError(f"{self.path} is empty; expected structures, for example in extended xyz")
         self._starts: array[int] | None = None

@@ -185,6 +185,8 @@ class _Outcar:
 
     def take(self, line: str) -> None:
         """One line, and those after it that belong to it."""
+        if "(ML)" in line:  # of a force field that VASP makes, not of electrons
+            return
         if "VRHFIN" in line:
             if self.counts:  # another run in the same file
                 self.new_run()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import torch
 from rich.console import Console
 
-import mlip
 from mlip.committee import Calibration, Committee
 from mlip.data.batches import batches
 from mlip.data.calibration import calibrate, deviations_of, reliability
@@ -26,7 +24,7 @@ from mlip.training.data import TrainingData, load_data
 from mlip.training.deviation_plots import plot_deviations
 from mlip.training.setup import device_of
 from mlip.training.task import Errors, Pairs
-from mlip.training.train import TrainingResult, train
+from mlip.training.train import TrainingResult, run_provenance, train
 
 #: Of fewer numbers a factor is uncertain by more than a tenth.
 _FEW = 50
@@ -151,13 +149,19 @@ def _finish(
 
 
 def _doubts(valid: dict[str, dict[str, Any]]) -> list[str]:
-    """What to know of factors that come from few numbers: of n Gaussian errors their relative error is 1/√(2n)."""
-    return [
-        f"the factor of the {name} comes from {found['n']} numbers and is uncertain by at least "
-        f"{50 * (2 / found['n']) ** 0.5:.0f} %; take a larger --valid_fraction or a --valid_file"
-        for name, found in valid.items()
-        if found["n"] < _FEW
-    ]
+    """What to know of factors that are missing, or come from few numbers: their relative error is 1/√(2n) at least."""
+    lines = []
+    for name, found in valid.items():
+        if found["factor"] is None:
+            lines.append(
+                f"the {name} is not calibrated: errors or deviations on the validation set are zero but for rounding"
+            )
+        elif found["n"] < _FEW:
+            lines.append(
+                f"the factor of the {name} comes from {found['n']} numbers and is uncertain by at least "
+                f"{50 * (2 / found['n']) ** 0.5:.0f} %; take a larger --valid_fraction or a --valid_file"
+            )
+    return lines
 
 
 def _predictions(committee: Committee, data: TrainingData, config: TrainingConfig) -> Pairs:
@@ -177,16 +181,8 @@ def _provenance(
     deviations: dict[str, dict[str, dict[str, Any]]],
 ) -> dict[str, Any]:
     """What a reader of the file needs to know; the members' own is with each of them."""
-    options = config.portable()
-    return {
-        "command": config.command(),
-        "config": options,
-        "data": {option: {"file": options[option], "sha256": sha} for option, sha in data.sha256.items()},
-        "sets": {name: len(part.structures) for name, part in data.sets.items()},
+    return run_provenance(config, data) | {
         "errors": errors,
         "deviations": deviations,
         "training_seconds": round(sum(result.seconds for result in results), 1),
-        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
-        "mlip_version": mlip.__version__,
-        "torch_version": torch.__version__,
     }

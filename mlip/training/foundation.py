@@ -137,10 +137,12 @@ def check_known(foundation: Foundation, structures: Sequence[LabelledStructure],
 def energies_of(potential: Potential, structures: Sequence[LabelledStructure]) -> np.ndarray:
     """What a potential says (n,), in eV."""
     samples = make_samples(structures, potential.cutoff)
-    found = [
-        potential(batch.graph.to(potential.device), forces=False, stress=False).energy for batch in batches(samples, 10)
-    ]
-    return torch.cat(found).detach().cpu().numpy()
+    with torch.no_grad():
+        found = [
+            potential(batch.graph.to(potential.device), forces=False, stress=False).energy
+            for batch in batches(samples, 10)
+        ]
+    return torch.cat(found).cpu().numpy()
 
 
 def estimated_energies(foundation: Foundation, structures: Sequence[LabelledStructure]) -> ReferenceEnergies:

@@ -221,18 +221,23 @@ def _finish(task: Task, module: TrainingModule, timing: Timing, console: Console
 
 
 def _provenance(task: Task, module: TrainingModule, errors: Errors) -> dict[str, Any]:
-    """What a reader of the weights needs to know, or to train it again; file names without folders."""
-    config, data = task.config, task.data
+    """What a reader of the weights needs to know, or to train it again."""
+    return run_provenance(task.config, task.data) | {
+        **task.provenance(),
+        "errors": errors,
+        "best_epoch": module.best.epoch,
+        "training_seconds": round(module.elapsed, 1),
+    }
+
+
+def run_provenance(config: TrainingConfig, data: RunData) -> dict[str, Any]:
+    """Command, options, data and versions of a run; file names without folders."""
     options = config.portable()
     return {
         "command": config.command(),
         "config": options,
         "data": {option: {"file": options[option], "sha256": sha} for option, sha in data.sha256.items()},
         "sets": {name: len(part.structures) for name, part in data.sets.items()},
-        **task.provenance(),
-        "errors": errors,
-        "best_epoch": module.best.epoch,
-        "training_seconds": round(module.elapsed, 1),
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
         "mlip_version": mlip.__version__,
         "torch_version": torch.__version__,
