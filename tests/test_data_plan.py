@@ -7,8 +7,9 @@ import pytest
 import torch
 from lj_data import argon
 
-from mlip.data.batches import make_plan, make_samples, training_loader
+from mlip.data.batches import make_plan, make_samples
 from mlip.data.labels import LabelKeys, label_structures
+from mlip.data.loading import InMemory, training_loader
 from mlip.data.plan import BatchPlan, CountPlan, EpochBatches, budget_plan
 from mlip.errors import DataError, InputError
 
@@ -97,7 +98,7 @@ def test_the_heaviest_batch_is_within_reach():
 def test_loader_makes_the_batches_of_the_plan():
     samples = make_samples(label_structures(argon(9), LabelKeys()).structures, 4.5)
     plan = make_plan(samples, None, edges=3 * max(s.graph.edge_index.shape[1] for s in samples))
-    loader = training_loader(samples, plan, seed=5)
+    loader = training_loader(InMemory(samples), plan, seed=5)
     assert len(loader) == plan.steps
     for batch, members in zip(loader, plan.batches(5, 0), strict=True):
         assert torch.equal(batch.labels.energy, torch.cat([samples[k].labels.energy for k in members]))
@@ -107,7 +108,7 @@ def test_loader_makes_the_batches_of_the_plan():
 def test_workers_make_the_same_batches():
     samples = make_samples(label_structures(argon(5), LabelKeys()).structures, 4.5)
     plan = make_plan(samples, None, atoms=8)
-    alone, helped = (list(training_loader(samples, plan, 1, num_workers=n)) for n in (0, 1))
+    alone, helped = (list(training_loader(InMemory(samples), plan, 1, num_workers=n)) for n in (0, 1))
     for a, b in zip(alone, helped, strict=True):
         assert all(torch.equal(x, y) for x, y in zip((*a.graph, *a.labels), (*b.graph, *b.labels), strict=True))
 

@@ -345,7 +345,7 @@ def test_both_heads_learn_from_their_own_data(folder: Path) -> None:
     foundation = load_foundation(asked)
     assert foundation is not None
     data = load_data(asked, foundation)
-    heads = [int(sample.labels.head) for sample in data.trained]
+    heads = data.trained.batch(range(len(data.trained))).labels.head.tolist()
     assert heads == [1] * len(data.sets["train"].samples) + [0] * 5
     mixed = [set(batch) for batch in data.plan.batches(1, 0)]
     n_new = len(data.sets["train"].samples)

@@ -13,8 +13,8 @@ from small_runs import FAST
 from small_runs import fast_config as config
 
 from mlip.cli import main
-from mlip.data import batches
-from mlip.data.batches import validation_loader
+from mlip.data import loading
+from mlip.data.loading import validation_loader
 from mlip.errors import InputError
 from mlip.training.checkpointing import load_checkpoint
 from mlip.training.data import load_data
@@ -88,14 +88,14 @@ def test_deterministic_algorithms_inside_a_run_only(data: Path, monkeypatch: pyt
 def test_workers_put_batches_together(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In other processes, whose batches, and so the weights, are those of one process."""
     places = data.parent / "places"
-    collate = batches.collate_samples
+    collate = loading.collate_samples
 
     def recorded(samples):
         with open(places, "a") as stream:
             stream.write(f"{os.getpid()}\n")
         return collate(samples)
 
-    monkeypatch.setattr(batches, "collate_samples", recorded)
+    monkeypatch.setattr(loading, "collate_samples", recorded)
     results = []
     for workers in (0, 2):
         places.write_text("")

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from mlip.convert import atoms_to_graph
 from mlip.data.labels import LabelledStructure
-from mlip.data.plan import BatchPlan, CountPlan, EpochBatches, budget_plan
+from mlip.data.plan import BatchPlan, CountPlan, budget_plan
 from mlip.errors import InputError
 from mlip.graph import AtomGraph, collate
 from mlip.neighbors.reference import complete_cell
@@ -157,26 +156,6 @@ def batches(samples: Sequence[LabelledBatch], batch_size: int) -> list[LabelledB
     return [collate_samples(samples[start : start + batch_size]) for start in range(0, len(samples), batch_size)]
 
 
-class _Batches(Dataset[LabelledBatch]):
-    """Batches by the list of their structures."""
-
-    def __init__(self, samples: Sequence[LabelledBatch]) -> None:
-        self.samples = samples
-
-    def __getitem__(self, members: Sequence[int]) -> LabelledBatch:
-        graph, labels = collate_samples([self.samples[k] for k in members])
-        if len(members) == 1:  # views into many structures, all of which a worker would send
-            return LabelledBatch(AtomGraph(*(t.clone() for t in graph)), Labels(*(t.clone() for t in labels)))
-        return LabelledBatch(graph, labels)
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
-
-
 def make_plan(
     samples: Sequence[LabelledBatch], size: int | None, atoms: int | None = None, edges: int | None = None
 ) -> BatchPlan:
@@ -192,29 +171,3 @@ def make_plan(
     if size is None:
         raise InputError("expected a number of structures, atoms or pairs per batch")
     return CountPlan(len(samples), size)
-
-
-def training_loader(
-    samples: Sequence[LabelledBatch],
-    plan: BatchPlan,
-    seed: int,
-    first_epoch: int = 0,
-    first_batch: int = 0,
-    num_workers: int = 0,
-) -> DataLoader[LabelledBatch]:
-    """The batches of a plan; every epoch sees every sample once, the first one from `first_batch` on."""
-    return DataLoader(
-        _Batches(samples),
-        batch_size=None,
-        sampler=EpochBatches(plan, seed, first_epoch, first_batch),
-        collate_fn=_as_it_is,
-        num_workers=num_workers,
-        persistent_workers=num_workers > 0,
-        generator=torch.Generator(),  # else each pass draws a number from the global one
-    )
-
-
-def validation_loader(samples: Sequence[LabelledBatch], batch_size: int) -> DataLoader[LabelledBatch]:
-    """The samples in their order, in batches collated once and for all."""
-    whole = batches(samples, batch_size)
-    return DataLoader(whole, batch_size=None, generator=torch.Generator())  # type: ignore[arg-type]

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mlip.data.batches import LabelledBatch, make_plan, make_samples
+from mlip.data.batches import make_plan, make_samples
 from mlip.data.files import Given, find_files, in_words
 from mlip.data.labels import PROPERTIES, LabelKeys, LabelledData, LabelledStructure, read_labelled
+from mlip.data.loading import InMemory, TrainingSet
 from mlip.data.n2p2 import Units, data_units, is_n2p2_data
 from mlip.data.plan import BatchPlan
 from mlip.data.reference_energies import ReferenceEnergies, is_E0s_file, reference_energies
@@ -34,7 +35,7 @@ class RunData:
     sets: dict[str, DataSet]  # train, valid, and test if there is one
     sha256: dict[str, str]  # by option: train_file, valid_file, test_file, and E0s if it is a file
     plan: BatchPlan  # how the structures that train become batches
-    trained: list[LabelledBatch]  # these structures: the training set, with replay data if there are any
+    trained: TrainingSet  # these structures: those of the training set, with replay data if there are any
     remarks: tuple[str, ...] = ()  # what people should know, a line each
 
 
@@ -97,7 +98,7 @@ def load_data(config: TrainingConfig, foundation: Foundation | None = None) -> T
         keys=read["train_file"].keys,
         sha256=_hashes(hashed, foundation),
         plan=make_plan(trained, config.batch_size, config.batch_atoms, config.batch_edges),
-        trained=trained,
+        trained=InMemory(trained),
         remarks=(*_remarks(files, read, parts), *lines),
         held_out=None if foundation is None else held_out(config, foundation, sets.get("replay"), reference.E0s, units),
     )

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from mlip.data.batches import LabelledBatch, collate_samples, training_loader, validation_loader
-from mlip.data.plan import BatchPlan
+from mlip.data.batches import LabelledBatch
+from mlip.data.loading import training_loader, validation_loader
 from mlip.training import report
 from mlip.training.config import TrainingConfig
 from mlip.training.data import RunData
@@ -75,12 +75,11 @@ def rehearse(config: TrainingConfig, console: Console | None = None) -> Estimate
 def _measure(config: TrainingConfig, data: RunData, module: TrainingModule) -> Estimate:
     device = device_of(config)
     module.configure_optimizers()
-    samples = data.trained
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    _step(module, _largest(samples, data.plan).to(device))
+    _step(module, _largest(data).to(device))
     memory = _peak_memory(device)
-    loader = training_loader(samples, data.plan, config.seed)
+    loader = training_loader(data.trained, data.plan, config.seed)
     step = _seconds_each(lambda batch: _step(module, batch), list(islice(loader, STEPS)), device)
     validation = validation_loader(data.sets["valid"].samples, config.valid_batch_size)
     check = _seconds_each(lambda batch: module.validate_batch(batch), list(islice(validation, STEPS)), device)
@@ -96,10 +95,9 @@ def _measure(config: TrainingConfig, data: RunData, module: TrainingModule) -> E
     )
 
 
-def _largest(samples: Sequence[LabelledBatch], plan: BatchPlan) -> LabelledBatch:
-    """The batch that takes most memory: of the structures with the most pairs, as far as one batch may hold them."""
-    by_pairs = sorted(range(len(samples)), key=lambda k: samples[k].graph.edge_index.shape[1], reverse=True)
-    return collate_samples([samples[k] for k in plan.worst(by_pairs)])
+def _largest(data: RunData) -> LabelledBatch:
+    """The batch that takes most memory: of the heaviest structures, as far as one batch may hold them."""
+    return data.trained.batch(data.plan.worst(data.trained.heaviest_first()))
 
 
 def _step(module: TrainingModule, batch: LabelledBatch) -> None:

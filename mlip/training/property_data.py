@@ -11,6 +11,7 @@ import numpy as np
 from mlip.data.batches import make_plan, make_samples
 from mlip.data.files import Given, in_words
 from mlip.data.labels import LabelledStructure
+from mlip.data.loading import InMemory
 from mlip.data.property_labels import PropertyData, read_property
 from mlip.data.reference_energies import least_squares
 from mlip.data.splits import check_elements, split
@@ -80,7 +81,7 @@ def load_property_data(config: TrainingConfig) -> PropertyRunData:
         sets=sets,
         sha256={option: file_hash(path) for option, path in hashed.items()},
         plan=make_plan(sets["train"].samples, config.batch_size, config.batch_atoms, config.batch_edges),
-        trained=sets["train"].samples,
+        trained=InMemory(sets["train"].samples),
         remarks=tuple(line for data in read.values() for line in data.remarks()),
         learned=learned,
         key=read["train_file"].key,

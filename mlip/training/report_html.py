@@ -263,12 +263,11 @@ def _model(config: TrainingConfig, data: TrainingData, potential: Potential) -> 
 def timing(data: RunData, outcome: Outcome) -> str:
     """Where the time of a run went."""
     times = outcome.timing
-    n_atoms = sum(len(sample.graph.numbers) for sample in data.trained)
     each = times.validation / times.validations if times.validations else None
     rows = [
         ("training in all, restarts included", times.total, "s"),
         ("start-up of this process: data, neighbor lists, model", times.start_up, "s"),
-        ("one epoch without validation", times.seconds_per_epoch(n_atoms), "s"),
+        ("one epoch without validation", times.seconds_per_epoch(data.trained.n_atoms), "s"),
         ("speed of training", times.atoms_per_second, "atoms per second"),
         ("one validation", each, "s"),
         ("final errors of all sets", times.final_errors, "s"),

@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 
 import mlip
-from mlip.data.batches import training_loader, validation_loader
+from mlip.data.loading import training_loader, validation_loader
 from mlip.errors import InputError, MLIPError
 from mlip.potential import Potential
 from mlip.property_model import PropertyModel
