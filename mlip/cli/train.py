@@ -13,7 +13,7 @@ from mlip.cli.mace_options import VALUES as VALUES
 from mlip.training.config import TrainingConfig
 
 
-def command(**options: Any) -> None:
+def command(**options: Any) -> int:
     """Replaced below by the configuration's own description."""
     as_json = options.pop("json")
     config = TrainingConfig(**options)
@@ -28,14 +28,23 @@ def command(**options: Any) -> None:
         if error.name != "lightning":
             raise
         raise MissingDependencyError("training needs lightning: pip install 'mlip-torch[train]'") from error
-    if config.committee is not None:
-        from mlip.training.committee import train_committee
+    from mlip.training.launch import end_with_launcher, launch, only_the_first_speaks
+    from mlip.training.processes import launched
 
-        result: Any = train_committee(config, console(as_json))
-    else:
-        result = (rehearse if config.dry_run else train)(config, console(as_json))
-    if as_json:
-        print_json(result.as_dict())
+    me = launched()
+    if me is None and (config.processes or 1) > 1:
+        return launch(config, *(["--json"] if as_json else []))
+    end_with_launcher()
+    with only_the_first_speaks(me):
+        if config.committee is not None:
+            from mlip.training.committee import train_committee
+
+            result: Any = train_committee(config, console(as_json))
+        else:
+            result = (rehearse if config.dry_run else train)(config, console(as_json))
+        if as_json and (me is None or not me.rank):
+            print_json(result.as_dict())
+    return 0
 
 
 def _take_signature() -> None:

@@ -18,7 +18,7 @@ VERSION = 2
 #: Options that may differ between a run and its continuation.
 FREE_OPTIONS = frozenset(
     {"max_num_epochs", "max_time", "patience", "restart_latest", "overwrite", "plot", "device", "work_dir"}
-    | {"keep_checkpoints", "save_all_checkpoints", "dry_run", "num_workers"}
+    | {"keep_checkpoints", "save_all_checkpoints", "dry_run", "num_workers", "processes"}
     | {"error_table", "tensorboard", "wandb", "wandb_project", "wandb_entity", "wandb_name"}
 )
 

@@ -22,6 +22,7 @@ from mlip.training.committee_report import calibration_table, members_table, wri
 from mlip.training.config import TrainingConfig
 from mlip.training.data import TrainingData, load_data
 from mlip.training.deviation_plots import plot_deviations
+from mlip.training.processes import refuse_several
 from mlip.training.setup import device_of
 from mlip.training.task import Errors, Pairs
 from mlip.training.train import TrainingResult, run_provenance, train
@@ -89,6 +90,7 @@ def train_committee(config: TrainingConfig, console: Console | None = None) -> C
     """
     if config.committee is None:
         raise InputError("train_committee needs a committee; expected TrainingConfig(committee=N)")
+    refuse_several("--committee")
     console = console or report.quiet_console()
     configs = member_configs(config)
     _keep_earlier_members(config, configs)

@@ -174,6 +174,8 @@ class TrainingConfig:
         default_dtype: precision of weights, forces and stresses; energies and losses are summed in float64 always
         deterministic: take operations of torch that give the same bits in every run, where a GPU has others; a CPU
             always has the same
+        processes: processes of this machine that train together, each with its share of every batch and, with cuda, a
+            GPU of its own; torchrun and SLURM's srun start them, too, on several machines
         num_workers: processes that put batches together beside the one that trains
         restart_latest: continue from the latest checkpoint of this name in work_dir, if there is one
         overwrite: replace an earlier run of this name in work_dir, which is refused otherwise
@@ -304,6 +306,7 @@ class TrainingConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     default_dtype: Literal["float32", "float64"] = "float32"
     deterministic: bool = False
+    processes: int | None = None
     num_workers: int = 0
     restart_latest: bool = False
     overwrite: bool = False

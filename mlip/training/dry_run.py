@@ -22,6 +22,7 @@ from mlip.training.data import RunData
 from mlip.training.determinism import deterministic
 from mlip.training.display import work_shown
 from mlip.training.module import TrainingModule
+from mlip.training.processes import refuse_several
 from mlip.training.setup import device_of
 from mlip.training.task import task_of
 
@@ -62,6 +63,7 @@ def rehearse(config: TrainingConfig, console: Console | None = None) -> Estimate
     Raises:
         DataError, InputError, UnknownElementError: the data or options can't be used.
     """
+    refuse_several("--dry_run")
     console = console or report.quiet_console()
     with torch.random.fork_rng(devices=[]), deterministic(config.deterministic):
         task = task_of(config, partial(work_shown, console))

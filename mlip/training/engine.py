@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from rich.console import Console
 
@@ -42,7 +43,7 @@ class Progress(L.Callback):
     ) -> None:
         ours = _as_ours(module)
         self.timing.steps += 1
-        self.timing.atoms += batch.graph.numbers.shape[0]
+        self.timing.atoms += ours.last_atoms
         self.display.step(batch_idx + 1, ours.last_loss, ours.seconds_left)
         if time.monotonic() - self._last_save >= CHECKPOINT_SECONDS and not ours.epoch_is_complete:
             self._save(f"step {ours.steps_done} of epoch {ours.epoch}")
@@ -92,7 +93,7 @@ def fit(module: TrainingModule, training: Any, validation: Any, progress: Progre
     with quiet_lightning():
         trainer = L.Trainer(
             accelerator="gpu" if device == "cuda" else device,
-            devices=1,
+            devices=[torch.cuda.current_device()] if device == "cuda" else 1,
             max_epochs=left,
             reload_dataloaders_every_n_epochs=1,  # the first epoch of a restart may be shorter than the others
             num_sanity_val_steps=0,
@@ -103,7 +104,7 @@ def fit(module: TrainingModule, training: Any, validation: Any, progress: Progre
             enable_model_summary=False,
             inference_mode=False,
             use_distributed_sampler=False,
-            plugins=[LightningEnvironment()],  # one process, also inside a batch job of several tasks
+            plugins=[LightningEnvironment()],  # others that train together are no business of Lightning's
         )
         try:
             trainer.fit(module, training, validation)

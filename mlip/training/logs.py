@@ -51,9 +51,12 @@ class Logs:
         MissingDependencyError: a log was asked for whose package is not installed.
     """
 
-    def __init__(self, config: TrainingConfig, continued: bool) -> None:
+    def __init__(self, config: TrainingConfig, continued: bool, written: bool = True) -> None:
         self.summary: Record = {}
-        self.logs: list[Log] = [JsonLines(config.file("_log.jsonl")), Csv(config.file("_log.csv"))]
+        self.logs: list[Log] = []
+        if not written:  # one of several processes does
+            return
+        self.logs += [JsonLines(config.file("_log.jsonl")), Csv(config.file("_log.csv"))]
         if config.tensorboard:
             _require("tensorboard", "--tensorboard")
             self.logs.append(TensorBoard(config.file("_tensorboard")))

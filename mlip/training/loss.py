@@ -19,7 +19,7 @@ from mlip.derivatives import volumes
 from mlip.potential import Prediction
 from mlip.training.config import TrainingConfig
 from mlip.training.option_checks import LOSS_TERMS
-from mlip.training.sums import mean
+from mlip.training.sums import Fraction, fraction
 
 #: Lengths of a force (eV/Å) from which `universal` turns linear earlier, and the factors of huber_delta below, between
 #: and above them.
@@ -102,29 +102,37 @@ class Loss:
 
     def __call__(self, batch: LabelledBatch, prediction: Prediction) -> Tensor:
         """The loss, a float64 scalar."""
+        return self.of(self.parts(batch, prediction))
+
+    def of(self, parts: Mapping[str, Fraction]) -> Tensor:
+        """The loss made of its parts."""
+        loss = torch.zeros((), dtype=torch.float64)
+        for name, part in parts.items():
+            loss = loss.to(part.sum.device) + self.weights[name] * self.penalties.finish(part.mean)
+        return loss
+
+    def parts(self, batch: LabelledBatch, prediction: Prediction) -> dict[str, Fraction]:
+        """The sums of penalties, and of how many, by term; those of a batch are the sums of those of its parts."""
         graph, labels = batch
-        loss = torch.zeros((), dtype=torch.float64, device=labels.energy.device)
+        parts = {}
         if "energy" in self.weights:
             error = (prediction.energy - labels.energy) / graph.n_atoms
-            loss = loss + self._term("energy", self.penalties.entry, error, labels.energy, labels.energy_weight)
+            parts["energy"] = fraction(labels.energy_weight * self.penalties.entry(error, labels.energy))
         if "forces" in self.weights and prediction.forces is not None:
             weight = labels.forces_weight[graph.batch].unsqueeze(1)
             error = prediction.forces - labels.forces
-            loss = loss + self._term("forces", self.penalties.forces, error, labels.forces, weight)
+            parts["forces"] = fraction(weight * self.penalties.forces(error, labels.forces))
         if prediction.stress is None:
-            return loss
+            return parts
         error, weight = prediction.stress - labels.stress, labels.stress_weight.view(-1, 1, 1)
         if "stress" in self.weights:
-            loss = loss + self._term("stress", self.penalties.entry, error, labels.stress, weight)
+            parts["stress"] = fraction(weight * self.penalties.entry(error, labels.stress))
         if "virials" in self.weights:
             # The virial is -V times the stress.
             volume_per_atom = volumes(graph) / graph.n_atoms
             error = volume_per_atom.view(-1, 1, 1) * error
-            loss = loss + self._term("virials", self.penalties.entry, error, labels.stress, weight)
-        return loss
-
-    def _term(self, name: str, penalty: Penalty, error: Tensor, label: Tensor, weight: Tensor) -> Tensor:
-        return self.weights[name] * self.penalties.finish(mean(weight * penalty(error, label)))
+            parts["virials"] = fraction(weight * self.penalties.entry(error, labels.stress))
+        return parts
 
 
 def make_loss(config: TrainingConfig, stage_two: bool = False) -> Loss:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import lightning as L
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mlip.data.batches import LabelledBatch
+from mlip.data.loading import StandIn
 from mlip.errors import MLIPError
 from mlip.potential import Potential
 from mlip.property_model import PropertyModel
@@ -21,6 +22,7 @@ from mlip.training.display import VALIDATION_ERRORS, ShownError
 from mlip.training.ema import WeightAverage, cpu_copy
 from mlip.training.loss import make_loss
 from mlip.training.optimizer import make_optimizer
+from mlip.training.processes import Group, digest, parts_of_all
 from mlip.training.schedule import Schedule
 from mlip.training.schedule_free import ScheduleFreeAdamW
 from mlip.training.stage_two import StageTwo
@@ -50,7 +52,7 @@ class TrainingModule(L.LightningModule):
     ) -> None:
         super().__init__()
         self.potential, self.config = potential, config
-        self.loss: Callable[[LabelledBatch, Any], Tensor] = make_loss(config)
+        self.loss: Any = make_loss(config)  # as `mlip.training.loss.Loss`
         self.wanted = {"forces": "forces" in properties, "stress": "stress" in properties}
         self.total_steps = steps_per_epoch * config.max_num_epochs
         self.steps_per_epoch = steps_per_epoch
@@ -58,6 +60,7 @@ class TrainingModule(L.LightningModule):
         self.stage_two = StageTwo(potential, config)
         self.has_heads = isinstance(potential, Potential) and len(potential.heads) > 1
         self.best = Best()  # of the present stage
+        self.group = Group()  # those that train together; given before the fit starts
         self.validation: Iterable[LabelledBatch] = ()  # given before the fit starts
         self.history: list[dict[str, Any]] = []
         self.first_epoch = 0  # completed before this process
@@ -65,6 +68,8 @@ class TrainingModule(L.LightningModule):
         self.epoch = 0  # the present one, counted from 1 over all restarts
         self.elapsed_before = 0.0
         self.started = time.monotonic()
+        self._agreed = 0.0  # seconds that the first of several processes had spent, at the last step or validation
+        self.last_atoms = 0  # of the last step, in all processes
         self._restored: dict[str, Any] | None = None
         self._losses: list[float] = []
         self._steps_before = 0
@@ -122,7 +127,12 @@ class TrainingModule(L.LightningModule):
         self.schedule.before_step(self.progress, self.epoch - 1)
 
     def training_step(self, batch: LabelledBatch, batch_idx: int) -> Tensor:
-        loss = self.loss(batch, self.answer(batch, training=True))
+        parts = self.loss.parts(batch, self.answer(batch, training=True))
+        counts, n_atoms = not isinstance(batch, StandIn), batch.graph.numbers.shape[0]
+        spent = self._elapsed_here if self.group.is_first else 0.0
+        parts, (self._agreed, atoms) = parts_of_all(self.group, parts, counts, spent, n_atoms * counts)
+        self.last_atoms = round(atoms)
+        loss: Tensor = self.loss.of(parts)
         self._losses.append(self._finite(loss.item(), f"step {batch_idx + 1}"))
         return loss
 
@@ -141,6 +151,9 @@ class TrainingModule(L.LightningModule):
     def backward(self, loss: Tensor, *arguments: Any, **options: Any) -> None:
         """Gradients of the parameters alone: those by positions would take second derivatives."""
         loss.backward(inputs=[p for p in self.potential.parameters() if p.requires_grad])
+
+    def on_after_backward(self) -> None:
+        self.group.sum_gradients(self.potential.parameters())
 
     def configure_gradient_clipping(self, *arguments: Any, **options: Any) -> None:
         if self.config.clip_grad:
@@ -179,12 +192,14 @@ class TrainingModule(L.LightningModule):
 
     def validate_batch(self, batch: LabelledBatch) -> None:
         """Add the errors on a batch to the sums of this validation."""
+        if isinstance(batch, StandIn):
+            return
         prediction = self.answer(batch)
         loss = self.loss(batch, prediction)
         self._sums.add(batch, loss, prediction)
 
     def on_validation_epoch_end(self) -> None:
-        found = self._judge(self._sums.result())
+        found = self._judge(self._found())
         self._swap_average()
         if self.stage_two.is_on:
             kind = "exponential average" if self.config.ema else "last"
@@ -199,6 +214,15 @@ class TrainingModule(L.LightningModule):
         if self._is_out_of_patience:
             self.trainer.should_stop = True
 
+    def _found(self) -> dict[str, float]:
+        """Loss and errors over the whole validation set."""
+        if not self.group.is_alone:
+            self.group.check_same({"result of the same steps": digest(self.potential)})
+            shares = self.group.gathered((self._elapsed_here, self._sums.numbers()))
+            self._agreed = shares[0][0]
+            self._sums.take([numbers for _, numbers in shares])
+        return self._sums.result()
+
     def _judge(self, found: dict[str, Any]) -> dict[str, Any]:
         """Keep the weights in place if they are the best of this stage; returns what was found."""
         if self._finite(found["valid_loss"], "validation") < self.best.loss:
@@ -211,7 +235,7 @@ class TrainingModule(L.LightningModule):
         self._sums = self._new_sums()
         for batch in self.validation:
             self.validate_batch(batch.to(self.device))
-        found = self._judge(self._sums.result())
+        found = self._judge(self._found())
         self.stage_two.average.swap()
         return found
 
@@ -240,7 +264,11 @@ class TrainingModule(L.LightningModule):
 
     @property
     def elapsed(self) -> float:
-        """Seconds of training, restarts included."""
+        """Seconds of training, restarts included; all processes have the same."""
+        return self._elapsed_here if self.group.is_alone else self._agreed
+
+    @property
+    def _elapsed_here(self) -> float:
         return self.elapsed_before + time.monotonic() - self.started
 
     @property
@@ -308,7 +336,7 @@ class TrainingModule(L.LightningModule):
         # of the epoch that is to be validated if nothing is left to train
         self.epoch = self.first_epoch + bool(self.first_losses)
         self._losses = [state["loss"]] if "loss" in state else []
-        self.elapsed_before = state["elapsed"]
+        self.elapsed_before = self._agreed = state["elapsed"]
         self.started = time.monotonic()
         load_weights(self.potential, state["weights"])
         self.average.load_state_dict(state["average"])

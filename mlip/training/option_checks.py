@@ -75,7 +75,7 @@ NEEDS: dict[str, tuple[str, Condition]] = {
 
 POSITIVE = (
     "r_max num_radial_basis num_cutoff_basis num_channels correlation num_interactions batch_size valid_batch_size "
-    "batch_atoms batch_edges max_num_epochs max_time patience eval_interval lr lr_factor lr_scheduler_gamma "
+    "batch_atoms batch_edges processes max_num_epochs max_time patience eval_interval lr lr_factor lr_scheduler_gamma "
     "avg_num_neighbors huber_delta swa_lr start_swa precondition_frequency num_spherical envelope_exponent "
     "num_output_layers num_bilinear int_emb_size basis_emb_size out_emb_channels num_symmetry_functions"
 )
@@ -157,6 +157,9 @@ def _check_effects(config: TrainingConfig) -> None:
 def _check_combinations(config: TrainingConfig) -> None:
     if config.committee is not None:
         _check_committee(config, config.committee)
+    if (config.processes or 1) > 1 and (config.committee is not None or config.dry_run):
+        option = "dry_run" if config.dry_run else "committee"
+        raise InputError(f"--{option} is done by one process; leave out --processes {config.processes}")
     if config.batch_atoms is not None and config.batch_edges is not None:
         raise InputError("--batch_atoms and --batch_edges are two budgets for one batch; keep one of them")
     terms = LOSS_TERMS[config.loss]

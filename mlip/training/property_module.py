@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from mlip.properties import Property
 from mlip.property_model import PropertyModel, PropertyPrediction
 from mlip.training.config import TrainingConfig
 from mlip.training.module import TrainingModule
-from mlip.training.sums import mean, total
+from mlip.training.sums import Fraction, fraction, total
 from mlip.training.validation import Means
 
 
@@ -28,14 +30,11 @@ class PropertyModule(TrainingModule):
 
     def __init__(self, model: PropertyModel, config: TrainingConfig, spread: float, steps_per_epoch: int) -> None:
         super().__init__(model, config, frozenset(), steps_per_epoch)
-        self.spread, self.loss = spread, self._error
+        self.loss = PropertyLoss(spread)
         key, learned = f"valid_{model.learned.name}", model.learned
         self.validation_errors = tuple(
             (f"{key}_{measure}", f"{learned.name} {measure.upper()}", learned.unit, 1.0) for measure in ("mae", "rmse")
         )
-
-    def _error(self, batch: LabelledBatch, prediction: PropertyPrediction) -> Tensor:
-        return mean(batch.labels.value_weight * _sizes(batch, prediction)) / self.spread
 
     def answer(self, batch: LabelledBatch, training: bool = False) -> PropertyPrediction:
         prediction = self.potential(batch.graph, charge=batch.labels.charge, training=training)
@@ -47,9 +46,24 @@ class PropertyModule(TrainingModule):
         return PropertySums(self.potential.learned)
 
 
-def _sizes(batch: LabelledBatch, prediction: PropertyPrediction) -> Tensor:
-    """Sizes of the errors (B,), of vectors their lengths."""
-    return torch.linalg.vector_norm(prediction.value - batch.labels.value, dim=1)
+@dataclass(frozen=True)
+class PropertyLoss:
+    """Mean size of the errors, of vectors their length, in units of `spread`."""
+
+    spread: float
+
+    def __call__(self, batch: LabelledBatch, prediction: PropertyPrediction) -> Tensor:
+        """The loss, a float64 scalar."""
+        return self.of(self.parts(batch, prediction))
+
+    def of(self, parts: Mapping[str, Fraction]) -> Tensor:
+        """The loss made of its part."""
+        return parts["value"].mean / self.spread
+
+    def parts(self, batch: LabelledBatch, prediction: PropertyPrediction) -> dict[str, Fraction]:
+        """As `mlip.training.loss.Loss.parts`."""
+        sizes = torch.linalg.vector_norm(prediction.value - batch.labels.value, dim=1)
+        return {"value": fraction(batch.labels.value_weight * sizes)}
 
 
 class PropertySums(Means):

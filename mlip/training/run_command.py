@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _LOCAL = frozenset(
     {"work_dir", "restart_latest", "plot", "error_table", "tensorboard"}
     | {"wandb", "wandb_project", "wandb_entity", "wandb_name"}
-    | {"dry_run", "keep_checkpoints", "save_all_checkpoints", "num_workers"}
+    | {"dry_run", "keep_checkpoints", "save_all_checkpoints", "num_workers", "processes"}
 )
 
 

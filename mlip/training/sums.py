@@ -7,6 +7,7 @@ depend on the machine. A sum over the last dimension goes row by row, each row b
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,9 +28,20 @@ def total(x: Tensor) -> Tensor:
     return x.sum(dtype=torch.float64)
 
 
-def mean(x: Tensor) -> Tensor:
-    """Mean of all elements, a float64 scalar, differentiable."""
-    return total(x) / x.numel()
+class Fraction(NamedTuple):
+    """A sum, a float64 scalar, and of how many numbers it is."""
+
+    sum: Tensor
+    n: float
+
+    @property
+    def mean(self) -> Tensor:
+        return self.sum / self.n
+
+
+def fraction(x: Tensor) -> Fraction:
+    """Of all elements, differentiable."""
+    return Fraction(total(x), x.numel())
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from mlip.training.logs import Logs
 from mlip.training.lora import as_users_get_it
 from mlip.training.module import TrainingModule, load_weights
 from mlip.training.plots import plot_learning_curve
+from mlip.training.processes import Group, digest, process_group
 from mlip.training.report_numbers import Outcome
 from mlip.training.setup import device_of
 from mlip.training.task import Errors, Groups, Task, task_of
@@ -83,27 +84,36 @@ def train(config: TrainingConfig, console: Console | None = None) -> TrainingRes
     if config.dry_run:
         raise InputError("train does no --dry_run, which is mlip.training.dry_run.rehearse(config)")
     # The seed and the choice of algorithms are the run's, not the caller's.
-    with torch.random.fork_rng(devices=[]), deterministic(config.deterministic):
-        return _train(config, console or report.quiet_console())
+    with torch.random.fork_rng(devices=[]), deterministic(config.deterministic), process_group(device_of(config)) as g:
+        if config.processes not in (None, g.count):
+            raise InputError(
+                f"--processes {config.processes}, but {g.count} started together; mlip train --processes "
+                f"{config.processes} starts them, or torchrun"
+            )
+        return _train(config, console if console is not None and g.is_first else report.quiet_console(), g)
 
 
-def _train(config: TrainingConfig, console: Console) -> TrainingResult:
+def _train(config: TrainingConfig, console: Console, group: Group) -> TrainingResult:
     continued = config.restart_latest and config.file("_checkpoint.pt").exists()
-    with Logs(config, continued) as logs:
-        Path(config.work_dir).mkdir(parents=True, exist_ok=True)
-        _keep_earlier_run(config)
-        result = _run(config, logs, console)
+    with Logs(config, continued, written=group.is_first) as logs:
+        result = _run(config, logs, console, group)
         logs.summary = {"best_epoch": result.best_epoch, "errors": result.errors}
     return result
 
 
-def _run(config: TrainingConfig, logs: Logs, console: Console) -> TrainingResult:
+def _run(config: TrainingConfig, logs: Logs, console: Console, group: Group) -> TrainingResult:
     started = time.monotonic()
-    task = task_of(config, partial(work_shown, console))
+    with group.agreed():
+        Path(config.work_dir).mkdir(parents=True, exist_ok=True)
+        _keep_earlier_run(config)
+        task = task_of(config, partial(work_shown, console))
     for part in task.introduction():
         console.print(part)
     module = task.module()
-    _start(config, task.data, module, console)
+    module.group = group
+    with group.agreed():
+        _start(config, task.data, module, console)
+    _check_same(config, task.data, module)
     logs.start(module.history, module.validation_errors)
     start_up = time.monotonic() - started
     timing = _fit(config, task.data, module, logs, console)
@@ -111,10 +121,30 @@ def _run(config: TrainingConfig, logs: Logs, console: Console) -> TrainingResult
     if not module.best.weights:
         raise MLIPError(f"no validation in {module.elapsed:.0f} s; allow more --max_time or a smaller --eval_interval")
     task.model.to(device_of(config))
-    _save_first_stage(task, module)
+    if group.is_first:
+        _save_first_stage(task, module)
     load_weights(task.model, module.best.weights)
     task.model.requires_grad_(False)
-    return _finish(replace(task, model=as_users_get_it(task.model)), module, timing, console)
+    task = replace(task, model=as_users_get_it(task.model))
+    result = _finish(task, module, timing, console) if group.is_first else None
+    return _same_result(result, task, group)
+
+
+def _check_same(config: TrainingConfig, data: RunData, module: TrainingModule) -> None:
+    """Raise if several processes do not begin the same run at the same place."""
+    start = (module.first_epoch, module.first_losses, digest(module.potential))
+    files = {f"content of --{option}": sha for option, sha in data.sha256.items()}
+    versions = {"version of mlip": mlip.__version__, "version of torch": torch.__version__}
+    module.group.check_same({"command": config.command(), **versions, **files, "start (checkpoint, weights)": start})
+
+
+def _same_result(result: TrainingResult | None, task: Task, group: Group) -> TrainingResult:
+    """What the first process found, in all of them."""
+    if result is not None and group.is_alone:
+        return result
+    names = [field.name for field in fields(TrainingResult) if field.name != "potential"]
+    found = group.from_first({name: getattr(result, name) for name in names} if result is not None else {})
+    return TrainingResult(potential=task.model, **found)
 
 
 def _keep_earlier_run(config: TrainingConfig) -> None:
@@ -130,14 +160,15 @@ def _keep_earlier_run(config: TrainingConfig) -> None:
 def _start(config: TrainingConfig, data: RunData, module: TrainingModule, console: Console) -> None:
     """Begin afresh, or continue from the latest checkpoint."""
     checkpoint = config.file("_checkpoint.pt")
-    remove_leftovers(checkpoint)
+    if module.group.is_first:
+        remove_leftovers(checkpoint)
     if config.restart_latest and checkpoint.exists():
         module.load_run_state(load_checkpoint(checkpoint, config.as_dict(), data.sha256))
         step = f", step {len(module.first_losses)} of the next" if module.first_losses else ""
         console.print(f"continuing after epoch {module.first_epoch}{step} from {checkpoint}")
     elif config.restart_latest:
         console.print(f"no checkpoint {checkpoint} to continue from; starting afresh")
-    elif config.overwrite:
+    elif config.overwrite and module.group.is_first:
         _remove_earlier_run(config)
 
 
@@ -154,6 +185,8 @@ def _fit(config: TrainingConfig, data: RunData, module: TrainingModule, logs: Lo
     identity = {"config": config.as_dict(), "data": data.sha256}
 
     def save() -> None:
+        if not module.group.is_first:
+            return
         state = {**identity, **module.run_state()}
         save_checkpoint(state, checkpoint)
         is_best = config.keep_checkpoints and module.best.epoch == module.epoch
@@ -161,8 +194,9 @@ def _fit(config: TrainingConfig, data: RunData, module: TrainingModule, logs: Lo
             save_checkpoint(state, config.file(f"_epoch-{module.epoch}.pt"))
 
     start = (module.first_epoch, len(module.first_losses))
-    loader = training_loader(data.trained, data.plan, config.seed, *start, config.num_workers)
-    validation = validation_loader(data.sets["valid"].samples, config.valid_batch_size)
+    share = module.group.share
+    loader = training_loader(data.trained, data.plan, config.seed, *start, config.num_workers, share)
+    validation = validation_loader(data.sets["valid"].samples, config.valid_batch_size, share)
     progress = Progress(module, console, logs, save)
     started = time.monotonic()
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -34,6 +35,13 @@ class Sums(Protocol):
         """`valid_loss`, and errors by name."""
         ...
 
+    def numbers(self) -> dict[str, list[float]]:
+        """What was added up, as plain data."""
+        ...
+
+    def take(self, shares: Sequence[dict[str, list[float]]]) -> None:
+        """The numbers of several processes in place of its own."""
+
 
 class Means:
     """Means over a validation set; on the device, in float64, one transfer at the end."""
@@ -41,9 +49,20 @@ class Means:
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
 
-    def _add(self, name: str, sum_: Tensor, count: Tensor | int) -> None:
+    def _add(self, name: str, sum_: Tensor, count: Tensor | float) -> None:
         pair = torch.stack([sum_.detach(), torch.as_tensor(count, dtype=torch.float64, device=sum_.device)])
         self.sums[name] = self.sums[name] + pair if name in self.sums else pair
+
+    def numbers(self) -> dict[str, list[float]]:
+        """Sum and count by name, as plain data."""
+        return {name: pair.tolist() for name, pair in self.sums.items()}
+
+    def take(self, shares: Sequence[dict[str, list[float]]]) -> None:
+        """The numbers of several processes, in their order, in place of its own."""
+        self.sums = {}
+        for share in shares:
+            for name, (sum_, count) in share.items():
+                self._add(name, torch.tensor(sum_, dtype=torch.float64), count)
 
     def means(self) -> dict[str, float]:
         """By name, where anything was added."""
