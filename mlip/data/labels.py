@@ -151,7 +151,7 @@ def label_structures(
         **{name: _find_key(structures, name, getattr(keys, name), source, name in needed) for name in KEYS}
     )
     check_all(structures, source)
-    labelled = [_label(atoms, found, index, source) for index, atoms in enumerate(structures)]
+    labelled = [label_structure(atoms, found, index, source) for index, atoms in enumerate(structures)]
     counts = {name: sum(getattr(s, name) is not None for s in labelled) for name in PROPERTIES}
     ignored = sum(s.stress is None and _has_stress(s.atoms, found) for s in labelled)
     if not any(counts.values()):
@@ -250,7 +250,8 @@ def present(structures: Sequence[Atoms]) -> str:
     return ", ".join(f"{key} ({n} of {len(structures)})" for key, n in counts) or "none at all"
 
 
-def _label(atoms: Atoms, keys: LabelKeys, index: int, source: str) -> LabelledStructure:
+def label_structure(atoms: Atoms, keys: LabelKeys, index: int, source: str) -> LabelledStructure:
+    """One structure with the labels under these very keys; errors as in `read_labelled`."""
     where = f"structure {index} of {source}"
     if atoms.calc is not None:
         _check_fresh(atoms, keys, where)
