@@ -177,6 +177,9 @@ class Shard(Sequence[Atoms]):
             arrays = {k: data[spans.get(k, span)] for k, data in self.arrays.items() if not k.endswith("ends")}
         except (OSError, KeyError, RuntimeError) as error:
             raise DataError(f"structures {start} to {stop - 1} of {self.path} can't be read: {error}") from error
+        lengths = {name: slice_.stop - slice_.start for name, slice_ in spans.items()}
+        if any(len(array) != lengths.get(name, stop - start) for name, array in arrays.items()):
+            raise DataError(f"{self.path} is damaged: arrays end before structure {stop - 1}; write it again")
         arrays["info"] = arrays["info"].tobytes()
         return Block(**arrays, ends=ends - ends[0], info_ends=info_ends - info_ends[0])
 

@@ -91,7 +91,7 @@ def _labels(piece: Piece) -> tuple[dict[str, Mask], Mask]:
     has: dict[str, Mask] = {
         "energy": ~np.isnan(block.energies),
         "forces": ~np.logical_or.reduceat(np.isnan(block.forces).any(axis=1), block.ends[:-1]),
-        "stress": ~np.isnan(block.stresses.reshape(-1, 9)).any(axis=1),
+        "stress": np.logical_not(np.isnan(block.stresses).any(axis=(1, 2))),
     }
     with np.errstate(invalid="ignore"):  # of infinite ones
         largest = {
@@ -120,7 +120,9 @@ def _info(
     places = {"": 0}
     group = np.zeros(len(block), dtype=np.int64)
     weights = {name: np.full(len(block), factors.get(DEFAULT_GROUP, 1.0)) for name in PROPERTIES}
-    for k in np.flatnonzero(np.diff(block.info_ends) > len("{}")).tolist():
+    for k in range(len(block)):
+        if block.info[block.info_ends[k] : block.info_ends[k + 1]] == b"{}":
+            continue
         info = _parsed(piece, k)
         name = str(info.get("config_type", info.get("group", "")))
         group[k] = places.setdefault(name, len(places))

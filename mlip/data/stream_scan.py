@@ -122,10 +122,10 @@ class Scan:
 
         return averaged(elements, self._totals.n, np.flatnonzero(self._holds_with_energy).tolist(), solve)
 
-    def sample(self, seed: int) -> list[int]:
-        """Places of structures that train, drawn at random; of a small set all of them."""
+    def sample(self) -> list[int]:
+        """Places of structures that train, drawn at random but always the same; of a small set all of them."""
         size = min(self.n, SAMPLE, max(1, SAMPLE_ATOMS * self.n // self.n_atoms))
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(self.n)  # members of a committee have the same sample, whatever their seeds
         numbers = np.arange(self.n) if size == self.n else np.sort(rng.choice(self.n, size, replace=False))
         before = self.isolated_members - np.arange(len(self.isolated_members))  # structures that train before each
         return (numbers + np.searchsorted(before, numbers, side="right")).tolist()

@@ -56,7 +56,7 @@ def load_streamed_data(config: TrainingConfig, shown: Shown) -> TrainingData:
     properties = properties_of(config, found.labelled, labelled(validation))
     for name in sorted(properties):
         refuse_zeros(name, found.zeros[name].n, found.zeros[name].possible)
-    parts = {"train": stream.labelled(found.sample(config.split_seed)), "valid": validation}
+    parts = {"train": stream.labelled(found.sample()), "valid": validation}
     if "test_file" in read:
         parts["test"] = read["test_file"].structures
     sets = make_sets(config, parts, files, reference, config.r_max)
