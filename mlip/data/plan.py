@@ -222,5 +222,6 @@ class EpochBatches(Sampler[list[int]]):
         return self.plan.steps - self.skip
 
     def __iter__(self) -> Iterator[list[int]]:
+        # A loader with workers makes two iterators, of which it asks the second one only: nothing happens before that.
         skipped, self.skip = self.skip, 0
-        return islice(self.plan.batches(self.seed, self.epoch), skipped, None)
+        yield from islice(self.plan.batches(self.seed, self.epoch), skipped, None)
