@@ -162,6 +162,27 @@ def test_convert_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "expected a name that ends in .extxyz" in capsys.readouterr().err
 
 
+def test_files_are_converted_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second is read when the first is written; a broken one leaves nothing."""
+    from mlip.data import labels
+    from mlip.workflows.data_sets import convert_data
+
+    files = [tmp_path / name for name in ("a.xyz", "b.xyz", "c.xyz")]
+    for k, file in enumerate(files):
+        write(file, argon(3, seed=k), format="extxyz")
+    seen: list[str] = []
+    add, read_file = ShardWriter.add, labels.read_file
+    monkeypatch.setattr(ShardWriter, "add", lambda self, s: seen.append("write") or add(self, s))
+    monkeypatch.setattr(labels, "read_file", lambda file, units: seen.append("read") or read_file(file, units))
+    found = convert_data(files, tmp_path / "all.h5")
+    assert seen == ["read", "write", "write", "write"] * 3
+    assert found.files == {str(tmp_path / "all.h5"): {"structures": 9, "energy": 9, "forces": 9, "stress": 9}}
+    files[1].write_text("nonsense\n")
+    with pytest.raises(DataError, match=r"b\.xyz"):
+        convert_data(files, tmp_path / "more.h5")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.xyz", "all.h5", "b.xyz", "c.xyz"]
+
+
 def test_dead_atoms_are_not_written(tmp_path: Path) -> None:
     """A failing iterator leaves the old file alone."""
     path = tmp_path / "a.extxyz"
