@@ -18,6 +18,8 @@ from mlip.cli.main import main
 from mlip.data.labels import LabelKeys, LabelledStructure, label_structures, read_labelled
 from mlip.data.shards import Shard, ShardWriter
 from mlip.data.storing import write_structures
+from mlip.data.stream_scan import scan
+from mlip.data.streams import Stream
 from mlip.errors import DataError, InputError, MissingDependencyError
 
 
@@ -94,6 +96,10 @@ def test_a_killed_writer_leaves_what_was_flushed(tmp_path: Path) -> None:
     assert data.structures[1999].atoms.get_distance(0, 1) == pytest.approx(1999.7)
     with pytest.raises(InputError, match="its writer was killed, or still writes"):
         ShardWriter(path, append=True)
+    stream = Stream([path])
+    found = scan(stream, 3)
+    assert found.n == 2000 and found.heaviest.tolist() == [0, 1, 2]
+    assert stream.labelled([1999])[0].energy == 1999.0
 
 
 def test_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mixed: list[LabelledStructure]) -> None:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from lj_data import argon, isolated, write_xyz
 from small_runs import FAST, TINY, arguments, assert_equal, checkpoint, run_state
-from test_data_storing import KILLED
 
 from mlip.cli.main import main
 from mlip.data import plan, stream_scan, streams
@@ -154,7 +151,7 @@ def test_a_stream_stopped_inside_an_epoch_continues_at_the_step(
 
 def test_command_trains_from_disk(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With the report of it, a restart, and without writing in a dry run."""
-    words = arguments(options(folder) | {"plot": True})
+    words = arguments(options(folder))
     assert main(["train", "--dry_run", "--json", *words]) == 0
     assert json.loads(capsys.readouterr().out)["steps_per_epoch"] == 6
     assert not (folder / "run").exists()
@@ -261,15 +258,6 @@ def test_data_that_can_not_be_streamed(folder: Path) -> None:
         part = label_structures([a for a in argon(5) if a.info.pop("REF_stress") is not None], LabelKeys()).structures
         write_structures(folder / "stressless.h5", part)
         load_data(config(folder, train_file=str(folder / "stressless.h5"), loss="stress", E0s="average"))
-
-
-def test_structures_of_a_killed_writer_train(tmp_path: Path) -> None:
-    path = tmp_path / "killed.h5"
-    assert subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False).returncode < 0
-    stream = Stream([path])
-    found = scan(stream, 3)
-    assert found.n == 2000 and found.heaviest.tolist() == [0, 1, 2]
-    assert stream.labelled([1999])[0].energy == 1999.0
 
 
 def test_a_set_below_a_window_is_permuted_whole(monkeypatch: pytest.MonkeyPatch) -> None:
