@@ -1,6 +1,7 @@
 """Memory of `mlip train --stream` against the number of structures, beside that of a training set in memory.
 
     python -m benchmarks.streaming [--sizes 10000 100000 1000000] [--in_memory 10000 100000]
+    python -m benchmarks.streaming --add --sizes 20000000 --in_memory -- --max_time 1
 
 Writes sets of clusters of 8 argon atoms with Lennard-Jones labels as HDF5 files of at most 250,000 structures into a
 temporary folder, trains a small MACE for one epoch on each with the command line of `mlip train`, on one thread, one
@@ -30,7 +31,7 @@ RESULTS = Path(__file__).with_name("results")
 #: Structures in a file, and in one go of making them.
 FILE, AT_ONCE = 250_000, 10_000
 EPSILON, SIGMA = 0.0104, 3.4  # argon, eV and Å
-SECONDS, POINTS = 0.2, 300  # between two looks; of a curve that are kept
+SECONDS, POINTS = 0.2, 100  # between two looks; of a curve that are kept
 OPTIONS: dict[str, Any] = {
     "model": "MACE",
     "hidden_irreps": "8x0e",
@@ -141,12 +142,12 @@ def draw(report: dict[str, Any], path: Path) -> None:
     over_time, peaks = figure.subplots(1, 2)
     for kind, color in COLORS.items():
         runs = [row for row in report["rows"] if row["kind"] == kind]
-        for row, style in zip(runs, ("-", "--", "-."), strict=False):
+        for row, style in zip(runs, ("-", "--", "-.", ":"), strict=False):
             seconds, megabytes = np.array(row["curve"]).T
             label = f"{kind}, {row['structures']:,}"
             over_time.plot(seconds, megabytes, style, color=color, label=label, linewidth=1.2)
         peaks.plot([r["structures"] for r in runs], [r["peak_MB"] for r in runs], "o-", color=color, label=kind)
-    over_time.set(xlabel="time / s", ylabel="resident memory / MB", xscale="log", ylim=(0, None))
+    over_time.set(xlabel="time / s", ylabel="resident memory / MB", xscale="log", xlim=(1, None), ylim=(0, None))
     peaks.set(xlabel="structures", ylabel="peak of resident memory / MB", xscale="log", ylim=(0, None))
     for axis in (over_time, peaks):
         axis.legend(frameon=False, fontsize=8)
@@ -161,10 +162,13 @@ def main() -> None:
     parser.add_argument("--in_memory", type=int, nargs="*", default=[10_000, 100_000])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the JSON and PNG files")
+    parser.add_argument("--add", action="store_true", help="to the rows of streaming.json that are there")
     parser.add_argument("added", nargs="*", help="options of mlip train, after --")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
-    report: dict[str, Any] = {"machine": machine(), "options": OPTIONS, "added": options.added, "rows": []}
+    report: dict[str, Any] = {"machine": machine(), "options": OPTIONS, "rows": []}
+    if options.add:
+        report = json.loads((options.output / "streaming.json").read_text())
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (valid,) = write(500, folder, seed=1)
@@ -172,6 +176,7 @@ def main() -> None:
             started = time.monotonic()
             paths = write(n, folder)
             row = {"structures": n, "atoms": 8 * n, "file_MB": round(sum(p.stat().st_size for p in paths) / 1e6, 1)}
+            row["added"] = options.added
             row["writing_seconds"] = round(time.monotonic() - started, 1)
             for kind in ("stream", *(["in memory"] if n in options.in_memory else [])):
                 words = command(paths, valid, folder / "run", kind == "stream", options.added)
