@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from ase import Atoms
+from numpy.typing import NDArray
 
 from mlip.errors import InputError
 from mlip.graph import AtomGraph
@@ -63,24 +64,36 @@ def check_structures(structures: Sequence[Atoms], name: Callable[[int], str] = l
 
 
 def _are_plain(structures: Sequence[Atoms]) -> bool:
-    """Whether all are right at first sight: finite, of elements, with a cell that spans space along all or no axes."""
     if not structures:
         return True
     cells = np.array([a.cell.array for a in structures])
     pbc = np.array([a.pbc for a in structures])
     numbers = np.concatenate([a.numbers for a in structures])
-    finite = np.isfinite(cells).all() and all(np.isfinite(a.positions).all() for a in structures)
-    if not finite or (len(numbers) and not (numbers.min() >= 1 and numbers.max() <= 118)):
-        return False
-    periodic = pbc.all(axis=1)
-    if (pbc.any(axis=1) & ~periodic).any():
-        return False
-    cells = cells[periodic]
-    tolerance = 1e-8 * np.maximum(1.0, np.abs(cells).max(axis=(1, 2), initial=0.0))
-    return bool((np.linalg.matrix_rank(cells, tol=tolerance) == 3).all())
+    return are_plain(numbers, np.concatenate([a.positions for a in structures]), cells, pbc)
 
 
-def _axes(pbc: np.ndarray) -> str:
+def are_plain(numbers: NDArray, positions: NDArray, cells: NDArray, pbc: NDArray) -> bool:
+    """Whether `check_structure` would find nothing in many structures.
+
+    Args:
+        numbers: (N,) of all their atoms.
+        positions: (N, 3) likewise, Å.
+        cells: (B, 3, 3) Å.
+        pbc: (B, 3)
+    """
+    if not (np.isfinite(cells).all() and np.isfinite(positions).all()):
+        return False
+    if len(numbers) and not (numbers.min() >= 1 and numbers.max() <= 118):
+        return False
+    for axes in np.unique(pbc, axis=0):
+        periodic = cells[(pbc == axes).all(axis=1)][:, axes]
+        tolerance = 1e-8 * np.maximum(1.0, np.abs(periodic).max(axis=(1, 2), initial=0.0))
+        if axes.any() and not (np.linalg.matrix_rank(periodic, tol=tolerance) == axes.sum()).all():
+            return False
+    return True
+
+
+def _axes(pbc: NDArray) -> str:
     return ", ".join(name for name, on in zip("abc", pbc, strict=True) if on)
 
 

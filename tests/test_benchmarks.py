@@ -17,11 +17,12 @@ from ase import Atoms
 from ase.io import write
 
 import mlip
-from benchmarks import dimenet, fine_tuning, hdnnp, qm9, variants
+from benchmarks import dimenet, fine_tuning, hdnnp, qm9, streaming, variants
 from benchmarks.training import deviation, labelled
 from benchmarks.training_step import OursTrained, places
 from mlip.cli.parser import make_parser, parse
 from mlip.data.npz import read_npz
+from mlip.data.shards import Shard
 from mlip.importers.mace import ADMITTED, build
 from mlip.importers.modules import ForeignModule
 from mlip.importers.n2p2_export import save_n2p2
@@ -174,3 +175,22 @@ def test_deviation_is_that_of_the_worst_tensor() -> None:
     found = deviation({**reference, "a": np.array([1.0, -3.0]), "c": np.ones(1)}, reference)
     assert found == {"largest": 0.25, "tensor": "a", "tensors": 3, "unmatched": ["c"]}
     assert deviation({"b": np.ones(2)}, {"b": np.zeros(2)})["largest"] == float("inf")
+
+
+def test_structures_of_the_streaming_benchmark(tmp_path: Path) -> None:
+    """The forces are the derivatives of the energies; files of all sizes; options that there are."""
+    block = streaming.clusters(2, np.random.default_rng(0))
+    from ase.calculators.lj import LennardJones
+
+    for k in range(2):
+        atoms = block.atoms(k)
+        atoms.calc = LennardJones(sigma=streaming.SIGMA, epsilon=streaming.EPSILON, rc=1e3)
+        assert atoms.info["REF_energy"] == pytest.approx(atoms.get_potential_energy(), abs=1e-6)
+        np.testing.assert_allclose(atoms.arrays["REF_forces"], atoms.get_forces(), atol=1e-9)
+    (path,) = streaming.write(5, tmp_path)
+    assert len(Shard(path)) == 5
+    words = streaming.command([path], path, tmp_path, stream=True, added=["--max_time", "1"])
+    options = parse(make_parser("train", importlib.import_module("mlip.cli.train")), words[4:])
+    assert options["stream"] and options["batch_size"] == 256
+    now, most = streaming.resident(os.getpid())
+    assert 50 < now <= most

@@ -113,6 +113,20 @@ def test_workers_make_the_same_batches():
         assert all(torch.equal(x, y) for x, y in zip((*a.graph, *a.labels), (*b.graph, *b.labels), strict=True))
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_workers_go_on_inside_an_epoch(workers):
+    samples = make_samples(label_structures(argon(7), LabelKeys()).structures, 4.5)
+    plan = make_plan(samples, 2)
+    loader = training_loader(InMemory(samples), plan, 1, first_epoch=1, first_batch=2, num_workers=workers)
+    for first, epoch in ((2, 1), (0, 2)):
+        loader.sampler.set_epoch(epoch - 1)
+        expected = [
+            torch.cat([samples[k].labels.energy for k in members]) for members in plan.batches(1, epoch)[first:]
+        ]
+        found = [batch.labels.energy for batch in loader]
+        assert len(found) == len(expected) and all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
 def test_budget_that_is_too_small():
     with pytest.raises(DataError, match="--batch_edges 100 is less than the 120 of the largest structure"):
         budget_plan([10, 120], 100, "batch_edges")

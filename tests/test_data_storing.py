@@ -18,6 +18,8 @@ from mlip.cli.main import main
 from mlip.data.labels import LabelKeys, LabelledStructure, label_structures, read_labelled
 from mlip.data.shards import Shard, ShardWriter
 from mlip.data.storing import write_structures
+from mlip.data.stream_scan import scan
+from mlip.data.streams import Stream
 from mlip.errors import DataError, InputError, MissingDependencyError
 
 
@@ -94,6 +96,10 @@ def test_a_killed_writer_leaves_what_was_flushed(tmp_path: Path) -> None:
     assert data.structures[1999].atoms.get_distance(0, 1) == pytest.approx(1999.7)
     with pytest.raises(InputError, match="its writer was killed, or still writes"):
         ShardWriter(path, append=True)
+    stream = Stream([path])
+    found = scan(stream, 3)
+    assert found.n == 2000 and found.heaviest.tolist() == [0, 1, 2]
+    assert stream.labelled([1999])[0].energy == 1999.0
 
 
 def test_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mixed: list[LabelledStructure]) -> None:
@@ -160,6 +166,27 @@ def test_convert_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "6" in capsys.readouterr().out and len(read_labelled(tmp_path / "all.h5")) == 6
     assert main(["data", "convert", str(out), "-o", str(tmp_path / "all.zip")]) == 1
     assert "expected a name that ends in .extxyz" in capsys.readouterr().err
+
+
+def test_files_are_converted_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second is read when the first is written; a broken one leaves nothing."""
+    from mlip.data import labels
+    from mlip.workflows.data_sets import convert_data
+
+    files = [tmp_path / name for name in ("a.xyz", "b.xyz", "c.xyz")]
+    for k, file in enumerate(files):
+        write(file, argon(3, seed=k), format="extxyz")
+    seen: list[str] = []
+    add, read_file = ShardWriter.add, labels.read_file
+    monkeypatch.setattr(ShardWriter, "add", lambda self, s: seen.append("write") or add(self, s))
+    monkeypatch.setattr(labels, "read_file", lambda file, units: seen.append("read") or read_file(file, units))
+    found = convert_data(files, tmp_path / "all.h5")
+    assert seen == ["read", "write", "write", "write"] * 3
+    assert found.files == {str(tmp_path / "all.h5"): {"structures": 9, "energy": 9, "forces": 9, "stress": 9}}
+    files[1].write_text("nonsense\n")
+    with pytest.raises(DataError, match=r"b\.xyz"):
+        convert_data(files, tmp_path / "more.h5")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.xyz", "all.h5", "b.xyz", "c.xyz"]
 
 
 def test_dead_atoms_are_not_written(tmp_path: Path) -> None:

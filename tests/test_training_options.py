@@ -369,6 +369,7 @@ OTHERS = {
     "train_file": "test_command_learns_and_writes_everything",
     "valid_file": "test_missing_labels_train_nothing",
     "test_file": "test_command_learns_and_writes_everything",
+    "stream": "test_the_same_batches_train_the_same_weights",
     "valid_fraction": "test_molecules_beside_crystals",
     "name": "test_command_learns_and_writes_everything",
     "work_dir": "test_command_learns_and_writes_everything",

@@ -69,9 +69,14 @@ def make_samples(structures: Sequence[LabelledStructure], cutoff: float, name: s
             atoms += len(structures[stop].atoms)
             stop += 1
         part = structures[start:stop]
-        samples += _taken_apart(LabelledBatch(_graph(part, cutoff, name), _labels(part)))
+        samples += _taken_apart(make_batch(part, cutoff, name))
         start = stop
     return samples
+
+
+def make_batch(structures: Sequence[LabelledStructure], cutoff: float, name: str = "the data") -> LabelledBatch:
+    """Structures as one batch; arguments and errors as in `make_samples`."""
+    return LabelledBatch(_graph(structures, cutoff, name), _labels(structures))
 
 
 def _graph(structures: Sequence[LabelledStructure], cutoff: float, name: str) -> AtomGraph:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -110,8 +110,24 @@ def read_labelled(
             shape, is not finite or belongs to other positions, nothing is labelled.
         InputError: a structure no potential can evaluate.
     """
+    remarks: list[str] = []
+    parts = list(read_one_by_one(path, remarks, keys, strict, units))
+    return combined(parts, in_words(path), remarks)
+
+
+def read_one_by_one(
+    path: Given,
+    remarks: list[str],
+    keys: LabelKeys = LabelKeys(),  # noqa: B008 (frozen)
+    strict: bool = True,
+    units: Units | None = None,
+) -> Iterator[LabelledData]:
+    """The files that `read_labelled` reads, one after the other, for those who need not have all in memory.
+
+    Arguments and errors as there; `remarks` grows by what was left out.
+    """
     files = find_files(path)
-    parts, remarks = [], []
+    n = 0
     for file in files:
         try:
             content = read_file(file, units)
@@ -121,10 +137,10 @@ def read_labelled(
             remarks.append(f"left out: {error}")
             continue
         remarks += content.remarks
-        parts.append(label_structures(content.structures, keys, str(file), strict))
-    if not parts:
+        n += 1
+        yield label_structures(content.structures, keys, str(file), strict)
+    if not n:
         raise DataError(f"{in_words(path)}: nothing that can be used in {len(files)} files; {remarks[0]}")
-    return combined(parts, in_words(path), remarks)
 
 
 def combined(parts: Sequence[LabelledData], source: str, remarks: Sequence[str] = ()) -> LabelledData:
@@ -151,7 +167,7 @@ def label_structures(
         **{name: _find_key(structures, name, getattr(keys, name), source, name in needed) for name in KEYS}
     )
     check_all(structures, source)
-    labelled = [_label(atoms, found, index, source) for index, atoms in enumerate(structures)]
+    labelled = [label_structure(atoms, found, index, source) for index, atoms in enumerate(structures)]
     counts = {name: sum(getattr(s, name) is not None for s in labelled) for name in PROPERTIES}
     ignored = sum(s.stress is None and _has_stress(s.atoms, found) for s in labelled)
     if not any(counts.values()):
@@ -250,7 +266,8 @@ def present(structures: Sequence[Atoms]) -> str:
     return ", ".join(f"{key} ({n} of {len(structures)})" for key, n in counts) or "none at all"
 
 
-def _label(atoms: Atoms, keys: LabelKeys, index: int, source: str) -> LabelledStructure:
+def label_structure(atoms: Atoms, keys: LabelKeys, index: int, source: str) -> LabelledStructure:
+    """One structure with the labels under these very keys; errors as in `read_labelled`."""
     where = f"structure {index} of {source}"
     if atoms.calc is not None:
         _check_fresh(atoms, keys, where)

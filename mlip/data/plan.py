@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +16,9 @@ from mlip.errors import DataError
 
 #: Structures whose sizes differ by less than one part in this many are taken for each other in a plan by budget.
 RESOLUTION = 8
+
+#: Blocks of a set on disk whose structures are permuted together.
+WINDOW = 64
 
 Slots = tuple[tuple[int, ...], ...]  # class of each member, by batch
 
@@ -27,7 +31,7 @@ class BatchPlan(Protocol):
         """Batches in an epoch."""
         ...
 
-    def batches(self, seed: int, epoch: int) -> list[list[int]]:
+    def batches(self, seed: int, epoch: int) -> Iterable[list[int]]:
         """Structures of each batch of an epoch, in the order of training."""
         ...
 
@@ -50,6 +54,51 @@ class CountPlan:
     def batches(self, seed: int, epoch: int) -> list[list[int]]:
         order = _generator(seed, epoch).permutation(self.n).tolist()
         return [order[start : start + self.size] for start in range(0, self.n, self.size)]
+
+    def worst(self, by_size: Sequence[int]) -> list[int]:
+        return list(by_size[: self.size])
+
+
+@dataclass(frozen=True)
+class WindowPlan:
+    """Batches of `size` structures of a set on disk, of which blocks of neighbors are read together.
+
+    The blocks come in random order, `WINDOW` at a time; the structures of these are permuted and cut into batches, and
+    what is left over goes into the next window. A set that is smaller than a window is thus permuted as in `CountPlan`.
+    """
+
+    starts: NDArray[np.int64]  # (blocks + 1,) the first structure of each block, and the end of the last
+    left_out: NDArray[np.int64]  # structures that do not train, ascending
+    size: int
+
+    @property
+    def n(self) -> int:
+        """Structures in an epoch."""
+        return int(self.starts[-1]) - len(self.left_out)
+
+    @property
+    def steps(self) -> int:
+        return -(-self.n // self.size)
+
+    def batches(self, seed: int, epoch: int) -> Iterator[list[int]]:
+        rng = _generator(seed, epoch)
+        order = rng.permutation(len(self.starts) - 1)
+        rest = np.empty(0, dtype=np.int64)
+        for first in range(0, len(order), WINDOW):
+            blocks = [np.arange(self.starts[b], self.starts[b + 1]) for b in order[first : first + WINDOW]]
+            window = np.concatenate([rest, rng.permutation(self._without_left_out(np.concatenate(blocks)))])
+            stop = len(window) - len(window) % self.size
+            for start in range(0, stop, self.size):
+                yield window[start : start + self.size].tolist()
+            rest = window[stop:]
+        if len(rest):
+            yield rest.tolist()
+
+    def _without_left_out(self, members: NDArray[np.int64]) -> NDArray[np.int64]:
+        if not len(self.left_out):
+            return members
+        place = np.searchsorted(self.left_out, members)
+        return members[self.left_out[np.minimum(place, len(self.left_out) - 1)] != members]
 
     def worst(self, by_size: Sequence[int]) -> list[int]:
         return list(by_size[: self.size])
@@ -173,6 +222,6 @@ class EpochBatches(Sampler[list[int]]):
         return self.plan.steps - self.skip
 
     def __iter__(self) -> Iterator[list[int]]:
-        rest = self.plan.batches(self.seed, self.epoch)[self.skip :]
-        self.skip = 0
-        return iter(rest)
+        # A loader with workers makes two iterators, of which it asks the second one only: nothing happens before that.
+        skipped, self.skip = self.skip, 0
+        yield from islice(self.plan.batches(self.seed, self.epoch), skipped, None)

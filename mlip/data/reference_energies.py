@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,10 +52,22 @@ def reference_energies(
         InputError: an option that is none of these, or a mapping that leaves out an element of the data.
     """
     elements = sorted({int(z) for s in training for z in s.atoms.numbers})
+    return energies_of_elements(option, elements, isolated, lambda: _average(training, elements), energy_key, units)
+
+
+def energies_of_elements(
+    option: str | Mapping[int, float] | Mapping[str, float],
+    elements: Sequence[int],
+    isolated: Sequence[LabelledStructure],
+    average: Callable[[], ReferenceEnergies],
+    energy_key: str | None = None,
+    units: Units | None = None,
+) -> ReferenceEnergies:
+    """As `reference_energies`, given the elements of the training structures and what makes E0s by least squares."""
     if isinstance(option, Mapping) or _PLAIN_MAPPING.fullmatch(option.strip()):
         return _given(parse_E0s(option), elements, "given")
     if option == "average":
-        return _average(training, elements)
+        return average()
     if option == "isolated":
         return _from_isolated(isolated, elements, "the training data", "isolated atoms of the training file")
     if is_E0s_file(option):
@@ -177,14 +189,35 @@ def _from_isolated(
 def _average(training: Sequence[LabelledStructure], elements: Sequence[int]) -> ReferenceEnergies:
     """Least-squares energies over the compositions; of minimal norm where the compositions do not determine them."""
     with_energy = [s for s in training if s.energy is not None]
-    if not with_energy:
-        raise DataError("--E0s average needs energies, and no training structure has one")
     seen = {int(z) for s in with_energy for z in s.atoms.numbers}
+
+    def solve() -> tuple[dict[int, float], int]:
+        return least_squares(with_energy, np.array([s.energy for s in with_energy]), elements)
+
+    return averaged(elements, len(with_energy), seen, solve)
+
+
+def averaged(
+    elements: Sequence[int], n: int, seen: Collection[int], solve: Callable[[], tuple[dict[int, float], int]]
+) -> ReferenceEnergies:
+    """What a fit over the compositions gives, and in words how far it can be trusted.
+
+    Args:
+        elements: of the training structures.
+        n: number of energies.
+        seen: elements of the structures that have them.
+        solve: the fit, as `least_squares`.
+
+    Raises:
+        DataError: no energies, or none of an element.
+    """
+    if not n:
+        raise DataError("--E0s average needs energies, and no training structure has one")
     unseen = [z for z in elements if z not in seen]
     if unseen:
         raise DataError(f"--E0s average: no structure with {_symbols(unseen)} has an energy; give --E0s")
-    solution, rank = least_squares(with_energy, np.array([s.energy for s in with_energy]), elements)
-    origin = f"least squares over {len(with_energy)} energies"
+    solution, rank = solve()
+    origin = f"least squares over {n} energies"
     if rank < len(elements):
         origin += (
             f" (the compositions fix only {rank} of {len(elements)} of them: the solution of smallest norm; "

@@ -12,7 +12,7 @@ last flush.
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
+from mlip.data.blocks import Block
 from mlip.data.labels import LabelledStructure
-from mlip.data.records import info_of, to_atoms
 from mlip.errors import DataError, InputError, MissingDependencyError
 
 FORMAT, VERSION = "mlip structures", 1
@@ -86,22 +86,19 @@ class ShardWriter:
     def flush(self) -> None:
         """All structures so far are in the file after it."""
         some, self.waiting = self.waiting, []
-        if not some:
-            return
-        texts = [json.dumps(info_of(s)).encode() for s in some]
-        none, nothing = np.full((3, 3), np.nan), np.nan
-        arrays: dict[str, Any] = {
-            "numbers": np.concatenate([s.atoms.numbers for s in some]),
-            "positions": np.concatenate([s.atoms.positions for s in some]),
-            "forces": np.concatenate([_or_nan(s.forces, len(s.atoms)) for s in some]),
-            "cells": np.array([s.atoms.cell.array for s in some]),
-            "pbc": np.array([s.atoms.pbc for s in some]),
-            "energies": np.array([nothing if s.energy is None else s.energy for s in some]),
-            "stresses": np.array([none if s.stress is None else s.stress for s in some]),
-            "info": np.frombuffer(b"".join(texts), dtype="u1"),
-            "info_ends": self.n_bytes + np.cumsum([len(t) for t in texts]),
-            "ends": self.n_atoms + np.cumsum([len(s.atoms) for s in some]),
-        }
+        if some:
+            self._write(Block.of(some))
+
+    def add_block(self, block: Block) -> None:
+        """Many structures at once, on disk when it returns."""
+        self.flush()
+        self._write(block)
+
+    def _write(self, block: Block) -> None:
+        arrays = {name: getattr(block, name) for name in LAYOUT}
+        arrays["info"] = np.frombuffer(block.info, dtype="u1")
+        arrays["info_ends"] = self.n_bytes + block.info_ends[1:]
+        arrays["ends"] = self.n_atoms + block.ends[1:]
         starts = {"numbers": self.n_atoms, "positions": self.n_atoms, "forces": self.n_atoms, "info": self.n_bytes}
         for name in LAYOUT:
             if name == "ends":
@@ -110,8 +107,8 @@ class ShardWriter:
             data.resize(start + len(arrays[name]), axis=0)
             data[start:] = arrays[name]
         self.file.flush()
-        self.n, self.n_atoms = self.n + len(some), int(arrays["ends"][-1])
-        self.n_bytes = int(arrays["info_ends"][-1])
+        self.n, self.n_atoms = self.n + len(block), self.n_atoms + int(block.ends[-1])
+        self.n_bytes += len(block.info)
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -123,12 +120,10 @@ class ShardWriter:
             self.file.close()
 
 
-def _or_nan(forces: NDArray[np.float64] | None, n: int) -> NDArray[np.float64]:
-    return np.full((n, 3), np.nan) if forces is None else forces
-
-
 class Shard(Sequence[Atoms]):
     """Structures of a file, read when they are asked for, with labels as `REF_energy` and so on.
+
+    Each process that uses it opens the file for itself; what a writer adds later is not seen.
 
     Raises:
         DataError: another HDF5 file, or one of a newer version.
@@ -136,50 +131,85 @@ class Shard(Sequence[Atoms]):
     """
 
     def __init__(self, path: str | Path) -> None:
-        h5py = _h5py()
-        try:
-            self.file = h5py.File(path, "r")
-        except OSError as error:
-            if "open for write" not in str(error):
-                raise
-            self.file = h5py.File(path, "r", libver="latest", swmr=True)  # its writer was killed, or still writes
-        _check(self.file, Path(path))
-        self.ends, self.info_ends = self.file["ends"][:], self.file["info_ends"][:]
+        self.path = Path(path)
+        self._file: Any = None
+        self._arrays: dict[str, Any] = {}
+        self._process = 0
+        self._n = len(self.arrays["ends"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_file": None, "_arrays": {}}
+
+    @property
+    def arrays(self) -> dict[str, Any]:
+        """Those of the file, which is opened where it is not: processes that fork from this one can't share it."""
+        if self._file is not None and self._process != os.getpid():
+            self.close()
+        if self._file is None:
+            self._file, self._process = _opened(self.path), os.getpid()
+            self._arrays = {name: self._file[name] for name in LAYOUT}
+        return self._arrays
 
     def __len__(self) -> int:
-        return len(self.ends)
+        return self._n
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[k] for k in range(*index.indices(len(self)))]
         k = range(len(self))[index]
-        return next(self.read(k, k + 1))
+        return self.block(k, k + 1).atoms(0)
 
     def read(self, start: int, stop: int) -> Iterator[Atoms]:
         """Structures start to stop, with one access for each array."""
-        first = int(self.ends[start - 1]) if start else 0
-        first_byte = int(self.info_ends[start - 1]) if start else 0
-        atoms = slice(first, int(self.ends[stop - 1]))
-        spans = {"numbers": atoms, "positions": atoms, "forces": atoms}
-        spans["info"] = slice(first_byte, int(self.info_ends[stop - 1]))
-        a = {name: self.file[name][spans.get(name, slice(start, stop))] for name in LAYOUT}
-        text = a["info"].tobytes()
-        for k in range(stop - start):
-            i, b = int(self.ends[start + k - 1]) if start + k else 0, int(self.ends[start + k])
-            j, c = int(self.info_ends[start + k - 1]) if start + k else 0, int(self.info_ends[start + k])
-            yield to_atoms(
-                a["numbers"][i - first : b - first],
-                a["positions"][i - first : b - first],
-                a["cells"][k],
-                a["pbc"][k],
-                float(a["energies"][k]),
-                a["forces"][i - first : b - first],
-                a["stresses"][k],
-                json.loads(text[j - first_byte : c - first_byte]),
-            )
+        block = self.block(start, stop)
+        return (block.atoms(k) for k in range(len(block)))
+
+    def block(self, start: int, stop: int) -> Block:
+        """Structures start to stop as they are in the file.
+
+        Raises:
+            DataError: the file can't be read there.
+        """
+        try:
+            ends, info_ends = (self._ends(name, start, stop) for name in ("ends", "info_ends"))
+            atoms, span = slice(ends[0], ends[-1]), slice(start, stop)
+            spans = {"numbers": atoms, "positions": atoms, "forces": atoms, "info": slice(info_ends[0], info_ends[-1])}
+            arrays = {k: data[spans.get(k, span)] for k, data in self.arrays.items() if not k.endswith("ends")}
+        except (OSError, KeyError, RuntimeError) as error:
+            raise DataError(f"structures {start} to {stop - 1} of {self.path} can't be read: {error}") from error
+        lengths = {name: slice_.stop - slice_.start for name, slice_ in spans.items()}
+        if any(len(array) != lengths.get(name, stop - start) for name, array in arrays.items()):
+            raise DataError(f"{self.path} is damaged: arrays end before structure {stop - 1}; write it again")
+        arrays["info"] = arrays["info"].tobytes()
+        return Block(**arrays, ends=ends - ends[0], info_ends=info_ends - info_ends[0])
+
+    def _ends(self, name: str, start: int, stop: int) -> NDArray[np.int64]:
+        """(stop - start + 1,) where the part of each structure begins, and where that of the last one ends."""
+        found: NDArray[np.int64] = self.arrays[name][max(start - 1, 0) : stop]
+        return found if start else np.concatenate([[0], found])
 
     def close(self) -> None:
-        self.file.close()
+        """It is opened again when it is needed."""
+        if self._file is not None:
+            self._file.close()
+            self._file, self._arrays = None, {}
+
+
+def _opened(path: Path) -> Any:
+    """The file for reading, without a cache of chunks: blocks at random would fill it with what is not asked for."""
+    h5py = _h5py()
+    try:
+        file = h5py.File(path, "r", rdcc_nbytes=0)
+    except OSError as error:
+        if "open for write" not in str(error):
+            raise
+        file = h5py.File(path, "r", rdcc_nbytes=0, libver="latest", swmr=True)  # its writer was killed, or still writes
+    try:
+        _check(file, path)
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 def read_shard(path: Path) -> list[Atoms]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ def check_suffix(path: Path) -> None:
         raise InputError(f"can't write {path}: expected a name that ends in {', '.join(WRITTEN)}")
 
 
-def write_structures(path: Path, structures: Sequence[LabelledStructure], progress: Update | None = None) -> None:
+def write_structures(path: Path, structures: Iterable[LabelledStructure]) -> None:
     """Write structures with their labels; a file that is there is replaced once all are written.
 
     Raises:
@@ -42,14 +42,15 @@ def write_structures(path: Path, structures: Sequence[LabelledStructure], progre
     part.unlink(missing_ok=True)
     writer = {".lmdb": _write_lmdb, ".db": _write_db} | dict.fromkeys(SUFFIXES, _write_shard)
     try:
-        writer.get(path.suffix, _write_extxyz)(part, _reported(structures, progress))
+        writer.get(path.suffix, _write_extxyz)(part, iter(structures))
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
         part.with_name(part.name + "-lock").unlink(missing_ok=True)
 
 
-def _reported(structures: Sequence[LabelledStructure], progress: Update | None) -> Iterator[LabelledStructure]:
+def reported(structures: Sequence[LabelledStructure], progress: Update | None) -> Iterator[LabelledStructure]:
+    """The structures, while `progress` is told how many of them are done."""
     for k, structure in enumerate(structures, 1):
         yield structure
         if progress and (k % _AT_ONCE == 0 or k == len(structures)):

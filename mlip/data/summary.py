@@ -13,6 +13,8 @@ from mlip.data.weights import DEFAULT_GROUP
 
 #: A force so many times the usual, and that many eV/Å at least, is remarked on.
 OUTLYING = 50
+#: Structures that a remark names.
+NAMED = 5
 #: Remarks on the files of one option that are printed.
 REMARKS = 5
 
@@ -45,10 +47,10 @@ def count_by_group(structures: Iterable[LabelledStructure]) -> list[Count]:
     return [count(members, group) for group, members in sorted(groups.items())]
 
 
-def table_rows(structures: Sequence[LabelledStructure]) -> list[Count]:
-    """Rows of the start-up table for one set: the whole, then each `config_type` if there are several."""
-    groups = count_by_group(structures)
-    return [count(structures), *(groups if len(groups) > 1 else [])]
+def total(counts: Sequence[Count]) -> Count:
+    """The whole set."""
+    labels = {name: sum(c.labels[name] for c in counts) for name in PROPERTIES}
+    return Count("", sum(c.structures for c in counts), sum(c.atoms for c in counts), labels)
 
 
 def exactly_zero(structures: Iterable[LabelledStructure], name: str) -> tuple[list[LabelledStructure], int]:
@@ -70,20 +72,29 @@ def remarks(name: str, structures: Sequence[LabelledStructure]) -> list[str]:
         if label == "forces":
             zeros = [s for s in zeros if not forces_vanish(s.atoms)]
         if zeros:
-            are = "are" if label == "forces" else "is"
-            lines.append(
-                f"warning: the {label} of {len(zeros)} structures of {name} {are} exactly zero "
-                f"(structures {_places(zeros)}). If nothing was computed there, remove the label: "
-                "a missing one has weight zero, a zero is learned"
-            )
+            lines.append(zero_remark(name, label, len(zeros), _places(zeros)))
     wild, largest = outliers(structures)
     if wild:
-        lines.append(
-            f"warning: forces up to {largest:.3g} eV/Å on {len(wild)} structures of {name} "
-            f"(structures {_places(wild)}), over {OUTLYING} times the usual. A few such numbers rule the "
-            "loss: remove what did not converge"
-        )
+        lines.append(outlier_remark(name, len(wild), largest, _places(wild)))
     return lines
+
+
+def zero_remark(name: str, label: str, n: int, places: str) -> str:
+    """On labels that are exactly zero, on `n` structures of the set `name`."""
+    return (
+        f"warning: the {label} of {n} structures of {name} {'are' if label == 'forces' else 'is'} exactly zero "
+        f"(structures {places}). If nothing was computed there, remove the label: "
+        "a missing one has weight zero, a zero is learned"
+    )
+
+
+def outlier_remark(name: str, n: int, largest: float, places: str) -> str:
+    """On outlying forces, on `n` structures of the set `name`."""
+    return (
+        f"warning: forces up to {largest:.3g} eV/Å on {n} structures of {name} "
+        f"(structures {places}), over {OUTLYING} times the usual. A few such numbers rule the "
+        "loss: remove what did not converge"
+    )
 
 
 def outliers(structures: Sequence[LabelledStructure]) -> tuple[list[LabelledStructure], float]:
@@ -101,9 +112,13 @@ def outliers(structures: Sequence[LabelledStructure]) -> tuple[list[LabelledStru
 
 
 def _places(structures: Sequence[LabelledStructure]) -> str:
-    return ", ".join(f"{s.file}:" * bool(s.file) + str(s.index) for s in structures[:5]) + (
-        ", ..." if len(structures) > 5 else ""
-    )
+    return places([(s.file, s.index) for s in structures[: NAMED + 1]])
+
+
+def places(found: Sequence[tuple[str, int]]) -> str:
+    """The first of some structures, given by file, if there are several, and index."""
+    named = ", ".join(f"{file}:" * bool(file) + str(index) for file, index in found[:NAMED])
+    return named + (", ..." if len(found) > NAMED else "")
 
 
 def file_remarks(option: str, data: LabelledData, training: LabelKeys) -> list[str]:

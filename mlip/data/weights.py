@@ -93,7 +93,11 @@ def parse_config_type_weights(option: str | Mapping[str, float]) -> dict[str, fl
 
 def check_config_types(weights: Mapping[str, float], structures: Iterable[LabelledStructure], source: str) -> None:
     """Raise `InputError` when a name in `--config_type_weights` is on no structure; `Default` may be."""
-    present = Counter(s.group or DEFAULT_GROUP for s in structures)
+    check_names(weights, Counter(s.group or DEFAULT_GROUP for s in structures), source)
+
+
+def check_names(weights: Mapping[str, float], present: Counter[str], source: str) -> None:
+    """Likewise, given on how many structures there is which `config_type`."""
     unknown = sorted(set(weights) - set(present) - {DEFAULT_GROUP})
     if unknown:
         found = ", ".join(f"{name} ({n})" for name, n in present.most_common(20))

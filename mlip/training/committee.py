@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from mlip.training.committee_report import calibration_table, members_table, wri
 from mlip.training.config import TrainingConfig
 from mlip.training.data import TrainingData, load_data
 from mlip.training.deviation_plots import plot_deviations
+from mlip.training.display import work_shown
 from mlip.training.processes import refuse_several
 from mlip.training.setup import device_of
 from mlip.training.task import Errors, Pairs
@@ -124,7 +126,7 @@ def _finish(
     config: TrainingConfig, first: TrainingConfig, results: list[TrainingResult], console: Console
 ) -> CommitteeResult:
     """Calibration, the file, table and report."""
-    data = load_data(first)
+    data = load_data(first, shown=partial(work_shown, console))
     potentials = [result.potential for result in results]
     members = [potential for potential in potentials if isinstance(potential, Potential)]
     committee = Committee(members, [f"{config.name}_member-{k}" for k in range(1, len(members) + 1)])

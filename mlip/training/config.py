@@ -35,6 +35,8 @@ class TrainingConfig:
             any other format that ASE reads (docs/data.md); one or several files, or patterns such as "*.xyz"
         valid_file: structures to validate on; without it a random part of the training file is used
         test_file: structures for the final table of errors only
+        stream: read the structures that train from HDF5 files while they train, a window at a time, instead of keeping
+            them in memory; needs --valid_file; docs/training.md
         valid_fraction: part of the training file that validates when there is no valid_file
         name: name of the potential and of all files written
         work_dir: folder for everything that is written
@@ -195,6 +197,7 @@ class TrainingConfig:
     train_file: str | list[str] = ""
     valid_file: str | list[str] | None = None
     test_file: str | list[str] | None = None
+    stream: bool = False
     valid_fraction: float = 0.1
     name: str = "mlip"
     work_dir: str = "."

@@ -18,8 +18,10 @@ from mlip.data.statistics import Statistics, statistics
 from mlip.data.summary import exactly_zero, file_remarks, remarks
 from mlip.data.weights import check_config_types, parse_config_type_weights, weighted
 from mlip.errors import DataError
+from mlip.training.architectures import Shown
 from mlip.training.config import TrainingConfig
 from mlip.training.data_set import DataSet as DataSet
+from mlip.training.display import work_unseen
 from mlip.training.fine_tuning_data import add_replay, energies_of_new_head
 from mlip.training.forgetting import HeldOut, held_out
 from mlip.training.foundation import Foundation
@@ -51,24 +53,30 @@ class TrainingData(RunData):
     held_out: HeldOut | None = None  # on what forgetting is measured
 
 
-def load_data(config: TrainingConfig, foundation: Foundation | None = None) -> TrainingData:
+def load_data(config: TrainingConfig, foundation: Foundation | None = None, shown: Shown = work_unseen) -> TrainingData:
     """Read, check, split and describe the data.
 
     Args:
         config: of the run.
         foundation: the model that is fine-tuned, if one is.
+        shown: how work that takes long is shown, not at all by default.
 
     Raises:
         DataError: unreadable files, unusable labels, nothing to train on.
         InputError: structures no potential can evaluate, elements the training file does not have.
     """
-    files = {option: path for option in ("train_file", "valid_file", "test_file") if (path := getattr(config, option))}
-    hashed = files | ({"E0s": str(config.E0s)} if is_E0s_file(config.E0s) else {})
-    others = ("pt_train_file", "forgetting_file", "symmetry_functions")
-    given = [*hashed.values(), *(path for option in others[:2] if (path := getattr(config, option)))]
-    units = _units(config, [path for files_of in given for path in find_files(files_of)])
-    hashed |= {option: path for option in others if (path := getattr(config, option))}
-    read = _read(config, files, units)
+    if config.stream:
+        from mlip.training.stream_data import load_streamed_data  # which gives the same
+
+        return load_streamed_data(config, shown)
+    files, hashed, units = files_of(config)
+    read = {
+        option: read_labelled(path, keys_of(config), option == "train_file", units) for option, path in files.items()
+    }
+    weights = parse_config_type_weights(config.config_type_weights)
+    judged = [read[option] for option in ("train_file", "valid_file") if option in read]
+    check_config_types(weights, [s for d in judged for s in d.structures], " and ".join(d.source for d in judged))
+    read = {option: replace(data, structures=weighted(data.structures, weights)) for option, data in read.items()}
     parts, isolated = _parts(config, read)
     whole = set_apart_isolated_atoms(read["train_file"].structures).structures
     lines = []
@@ -80,7 +88,7 @@ def load_data(config: TrainingConfig, foundation: Foundation | None = None) -> T
         reference = energies_of_new_head(config, foundation, (whole, isolated, parts.get("replay", [])), units)
     properties = _trained_properties(config, [*parts["train"], *parts.get("replay", [])], parts["valid"])
     cutoff = config.r_max if foundation is None else foundation.potential.cutoff
-    sets = _sets(config, parts, files, reference, cutoff)
+    sets = make_sets(config, parts, files, reference, cutoff)
     described = statistics(sets["train"].samples, reference.E0s)
     if not described.n_edges:
         raise DataError(f"no two atoms of {in_words(config.train_file)} are within --r_max {cutoff:g} Å of each other")
@@ -96,15 +104,25 @@ def load_data(config: TrainingConfig, foundation: Foundation | None = None) -> T
         statistics=described,
         properties=properties,
         keys=read["train_file"].keys,
-        sha256=_hashes(hashed, foundation),
+        sha256=hashes(hashed, foundation),
         plan=make_plan(trained, config.batch_size, config.batch_atoms, config.batch_edges),
         trained=InMemory(trained),
-        remarks=(*_remarks(files, read, parts), *lines),
+        remarks=(*remarks_on(files, read, parts), *lines),
         held_out=None if foundation is None else held_out(config, foundation, sets.get("replay"), reference.E0s, units),
     )
 
 
-def _sets(
+def files_of(config: TrainingConfig) -> tuple[dict[str, Given], dict[str, Given], Units | None]:
+    """By option, the files of structures and all whose content a run depends on; units of those of n2p2."""
+    files = {option: path for option in ("train_file", "valid_file", "test_file") if (path := getattr(config, option))}
+    hashed = files | ({"E0s": str(config.E0s)} if is_E0s_file(config.E0s) else {})
+    others = ("pt_train_file", "forgetting_file", "symmetry_functions")
+    given = [*hashed.values(), *(path for option in others[:2] if (path := getattr(config, option)))]
+    units = _units(config, [path for named in given for path in find_files(named)])
+    return files, hashed | {option: path for option in others if (path := getattr(config, option))}, units
+
+
+def make_sets(
     config: TrainingConfig,
     parts: Mapping[str, list[LabelledStructure]],
     files: Mapping[str, Given],
@@ -122,9 +140,10 @@ def _sets(
     return sets
 
 
-def _remarks(
+def remarks_on(
     files: Mapping[str, Given], read: Mapping[str, LabelledData], parts: Mapping[str, list[LabelledStructure]]
 ) -> list[str]:
+    """What people should know of the files and of the parts of them that are in memory."""
     keys = read["train_file"].keys
     lines = [line for option, data in read.items() for line in file_remarks(in_words(files[option]), data, keys)]
     lines += [line for name, structures in parts.items() for line in remarks(name, structures)]
@@ -133,7 +152,7 @@ def _remarks(
     return lines
 
 
-def _hashes(files: Mapping[str, Given], foundation: Foundation | None) -> dict[str, str]:
+def hashes(files: Mapping[str, Given], foundation: Foundation | None = None) -> dict[str, str]:
     """SHA-256 by option."""
     found = {option: file_hash(path) for option, path in files.items()}
     return found if foundation is None else found | {"foundation_model": foundation.sha256}
@@ -147,16 +166,6 @@ def _units(config: TrainingConfig, paths: Iterable[Path]) -> Units | None:
     return data_units(config.length_unit, config.energy_unit, paths)
 
 
-def _read(config: TrainingConfig, files: Mapping[str, Given], units: Units | None) -> dict[str, LabelledData]:
-    """The files with their labels, structures weighted by `config_type`."""
-    keys = keys_of(config)
-    read = {option: read_labelled(path, keys, option == "train_file", units) for option, path in files.items()}
-    weights = parse_config_type_weights(config.config_type_weights)
-    judged = [read[option] for option in ("train_file", "valid_file") if option in read]
-    check_config_types(weights, [s for d in judged for s in d.structures], " and ".join(d.source for d in judged))
-    return {option: replace(data, structures=weighted(data.structures, weights)) for option, data in read.items()}
-
-
 def _parts(
     config: TrainingConfig, read: Mapping[str, LabelledData]
 ) -> tuple[dict[str, list[LabelledStructure]], list[LabelledStructure]]:
@@ -165,15 +174,21 @@ def _parts(
     if not training:
         raise DataError(f"{in_words(config.train_file)} holds isolated atoms only; nothing to train on")
     if "valid_file" in read:
-        validation = set_apart_isolated_atoms(read["valid_file"].structures).structures
-        if not validation:
-            raise DataError(f"{in_words(config.valid_file or '')} holds isolated atoms only; nothing to validate on")
+        validation = validating(config, read["valid_file"])
     else:
         training, validation = split(training, config.valid_fraction, config.split_seed)
     parts = {"train": training, "valid": validation}
     if "test_file" in read:
         parts["test"] = read["test_file"].structures
     return parts, isolated
+
+
+def validating(config: TrainingConfig, read: LabelledData) -> list[LabelledStructure]:
+    """Structures of --valid_file that validate."""
+    validation = set_apart_isolated_atoms(read.structures).structures
+    if not validation:
+        raise DataError(f"{in_words(config.valid_file or '')} holds isolated atoms only; nothing to validate on")
+    return validation
 
 
 def _trained_properties(
@@ -184,8 +199,20 @@ def _trained_properties(
     Raises:
         DataError: none, or none in the validation set; labels that are all exactly zero.
     """
+    properties = properties_of(config, labelled(training), labelled(validation))
+    for name in sorted(properties):
+        zeros, n = exactly_zero(training, name)
+        refuse_zeros(name, len(zeros), n)
+    return properties
+
+
+def properties_of(config: TrainingConfig, labelled: frozenset[str], validated: frozenset[str]) -> frozenset[str]:
+    """What the loss is about, given the labels of the training and of the validation set that weigh something.
+
+    Raises:
+        DataError: nothing, or nothing in the validation set.
+    """
     trained = trained_properties(config)
-    labelled, validated = _labelled(training), _labelled(validation)
     for name, found in (("training", labelled), ("validation", validated)):
         if not found & trained:
             raise DataError(f"no structure of the {name} set has a label whose weight is not zero")
@@ -197,19 +224,17 @@ def _trained_properties(
     properties = labelled & trained
     if not properties & validated:
         raise DataError(f"the validation set has none of the labels that train ({', '.join(sorted(properties))})")
-    for name in sorted(properties):
-        _refuse_zeros(training, name)
     return properties
 
 
-def _labelled(structures: Sequence[LabelledStructure]) -> frozenset[str]:
+def labelled(structures: Sequence[LabelledStructure]) -> frozenset[str]:
+    """Labels that weigh something."""
     return frozenset(p for p in PROPERTIES if any(s.label_weight(p) > 0 for s in structures))
 
 
-def _refuse_zeros(structures: Sequence[LabelledStructure], name: str) -> None:
-    """A label that is zero in every bit on every structure was never computed."""
-    zeros, n = exactly_zero(structures, name)
-    if n and len(zeros) == n:
+def refuse_zeros(name: str, n_zeros: int, n: int) -> None:
+    """A label that is zero in every bit on every one of `n` training structures was never computed."""
+    if n and n_zeros == n:
         of = " of more than one atom" if name == "forces" else ""
         raise DataError(
             f"the {name} of all {n} training structures{of} is exactly zero, which is what placeholders look like; "

@@ -42,7 +42,7 @@ class EnergyTask(Task):
         """Reads the data, builds the potential."""
         with shown("foundation model") if config.foundation_model else nullcontext():
             foundation = load_foundation(config)
-        data = load_data(config, foundation)
+        data = load_data(config, foundation, shown)
         model = build_potential(config, data, shown, foundation).to(device_of(config))
         return cls(config, data, model, foundation)
 

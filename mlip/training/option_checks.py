@@ -167,6 +167,8 @@ def _check_combinations(config: TrainingConfig) -> None:
         names = [f"{stage}{term}_weight" for term in terms]
         if not any(getattr(config, name) for name in names):
             raise InputError(f"--loss {config.loss}: {', '.join(names)} are all zero: nothing to train on")
+    if config.stream:
+        _check_stream(config)
     if config.optimizer == "schedulefree":
         _check_schedulefree(config)
     if config.amsgrad and config.optimizer not in ("adam", "adamw"):
@@ -210,6 +212,26 @@ def _check_committee(config: TrainingConfig, n: int) -> None:
             f"--dry_run of a --committee: leave out --committee; {n} members take {n} times the time of one, one after "
             "the other"
         )
+
+
+def _check_stream(config: TrainingConfig) -> None:
+    """A set on disk trains potentials from random weights, in batches of so many structures."""
+    if not config.valid_file:
+        raise InputError(
+            "--stream needs --valid_file, structures that fit into memory; mlip data split parts a file, and mlip data "
+            "convert makes HDF5 of the one to train on"
+        )
+    for option in ("batch_atoms", "batch_edges", "foundation_model", "target"):
+        if getattr(config, option) is not None:
+            instead = "give --batch_size" if option.startswith("batch") else "leave out one"
+            raise InputError(f"--stream with --{option} is not possible; {instead}")
+    for label in TERMS:
+        key = getattr(config, f"{label}_key")
+        if key not in (None, f"REF_{label}") or (label == "virials" and key):
+            raise InputError(
+                f"--stream reads what mlip data convert writes, where the {label} can't be under {key!r} but energies, "
+                f"forces and stresses are REF_energy, REF_forces, REF_stress; leave out --{label}_key"
+            )
 
 
 def _check_schedulefree(config: TrainingConfig) -> None:

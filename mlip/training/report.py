@@ -10,7 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 from mlip.data.labels import KEYS, PROPERTIES
-from mlip.data.summary import table_rows
 from mlip.potential import Potential
 from mlip.training.architectures import in_words
 from mlip.training.config import TrainingConfig
@@ -24,7 +23,7 @@ MAX_GROUPS = 20
 def data_table(data: TrainingData) -> Table:
     """How many structures of each set and `config_type` carry which label, and how many do not."""
     table = Table(title="Data", title_justify="left", title_style="bold")
-    rows = {name: table_rows(part.structures) for name, part in data.sets.items()}
+    rows = {name: part.rows() for name, part in data.sets.items()}
     words = ("set", "config_type") if any(len(counts) > 1 for counts in rows.values()) else ("set",)
     for column in (*words, "structures", "atoms", *PROPERTIES, "file"):
         table.add_column(column, justify="left" if column in (*words, "file") else "right", overflow="fold")
@@ -58,10 +57,10 @@ def describe(config: TrainingConfig, data: TrainingData, potential: Potential) -
         f"{potential.device}",
     ]
     missing = [
-        f"{label} of {len(part.structures) - n} in {name}"
+        f"{label} of {len(part) - n} in {name}"
         for name, part in data.sets.items()
         for label in PROPERTIES
-        if 0 < (n := part.count(label)) < len(part.structures)
+        if 0 < (n := part.count(label)) < len(part)
     ]
     if missing:
         lines.append(f"missing labels have weight zero: {', '.join(missing)}")

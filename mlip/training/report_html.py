@@ -16,7 +16,6 @@ import mlip
 from mlip.checkpoint import write_atomically
 from mlip.data.files import Given
 from mlip.data.labels import PROPERTIES
-from mlip.data.summary import count_by_group
 from mlip.data.weights import DEFAULT_GROUP
 from mlip.potential import Potential
 from mlip.training.architectures import fine_tuning_in_words, in_words
@@ -209,7 +208,7 @@ def _data(config: TrainingConfig, data: TrainingData) -> list[str]:
     counts = [
         (name, c.group, c.structures, c.atoms, *c.labels.values())
         for name, part in data.sets.items()
-        for c in count_by_group(part.structures)
+        for c in part.groups
     ]
     keys = ", ".join(f"{name} = {key}" for name in PROPERTIES if (key := getattr(data.keys, name)))
     notes = f"Labels: {keys}. The loss is about {', '.join(p for p in PROPERTIES if p in data.properties)}."

@@ -271,7 +271,7 @@ def run_provenance(config: TrainingConfig, data: RunData) -> dict[str, Any]:
         "command": config.command(),
         "config": options,
         "data": {option: {"file": options[option], "sha256": sha} for option, sha in data.sha256.items()},
-        "sets": {name: len(part.structures) for name, part in data.sets.items()},
+        "sets": {name: len(part) for name, part in data.sets.items()},
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
         "mlip_version": mlip.__version__,
         "torch_version": torch.__version__,

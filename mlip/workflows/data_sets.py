@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,19 @@ from ase.calculators.calculator import BaseCalculator, PropertyNotImplementedErr
 from mlip.data.files import Given, find_files, without_part
 from mlip.data.labels import (
     KEYS,
+    PROPERTIES,
     LabelKeys,
     LabelledData,
     LabelledStructure,
     check_all,
     read_labelled,
+    read_one_by_one,
 )
 from mlip.data.n2p2 import Units
 from mlip.data.parts import PARTS, Method, cut, shortest_distance
 from mlip.data.reading import read_file
 from mlip.data.records import count_labels
-from mlip.data.storing import check_suffix, write_structures
+from mlip.data.storing import check_suffix, reported, write_structures
 from mlip.errors import InputError
 from mlip.units import voigt_6_to_full_3x3
 from mlip.workflows.evaluation import Progress, is_crystal
@@ -48,7 +51,7 @@ class Written(Result):
 
 
 def _write(path: Path, structures: list[LabelledStructure], progress: Progress | None) -> dict[str, int]:
-    write_structures(path, structures, progress)
+    write_structures(path, reported(structures, progress))
     return {"structures": len(structures), **count_labels(structures)}
 
 
@@ -75,13 +78,23 @@ def convert_data(
 ) -> Written:
     """Write the structures of files, with labels in eV and Å under REF_*, in the format that the suffix names.
 
+    The files are read one after the other, so that memory goes by the largest of them.
+
     Raises:
         InputError: no such format; files as in `read_labelled`.
     """
     check_suffix(output)
     _refuse_input(output, files)
-    data = read_labelled(files, keys, units=units)
-    return Written({str(output): _write(output, _stripped(data, keys), progress)}, list(data.remarks))
+    remarks: list[str] = []
+    counts: Counter[str] = Counter(structures=0, **dict.fromkeys(PROPERTIES, 0))
+
+    def structures() -> Iterator[LabelledStructure]:
+        for data in read_one_by_one(files, remarks, keys, units=units):
+            counts.update(structures=len(data), **data.counts)
+            yield from reported(_stripped(data, keys), progress)
+
+    write_structures(output, structures())
+    return Written({str(output): dict(counts)}, remarks)
 
 
 def split_data(
