@@ -4,6 +4,8 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 # One thread per test process; two processes side by side are faster than two threads in one.
 TEST_ENV := OMP_NUM_THREADS=1
+# Programs that tests start read torch's modules compiled, not as text, which takes 20 s each time.
+unexport PYTHONDONTWRITEBYTECODE
 # CUDA code takes over a minute: left out where no device can run it, unless MLIP_CUDA=1 (as in .ci/run).
 export MLIP_CUDA ?= $(if $(wildcard /dev/nvidia[0-9]* /dev/dxg),1,0)
 

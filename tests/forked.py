@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import traceback
 from collections.abc import Callable, Mapping
@@ -9,10 +10,11 @@ from datetime import timedelta
 from multiprocessing import get_context
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 #: Seconds after which processes are taken to hang.
-LONG = 120
+LONG = 60
 
 
 def together(function: Callable[..., Any], count: int = 2, variables: Mapping[str, str] | None = None) -> list[Any]:
@@ -48,6 +50,8 @@ def together(function: Callable[..., Any], count: int = 2, variables: Mapping[st
 
 
 def _run(function: Callable[..., Any], rank: int, variables: Mapping[str, str], results: Any) -> None:
+    torch.set_num_threads(1)  # the pool of the parent's threads is not here, and waiting for it would be for ever
+    faulthandler.dump_traceback_later(LONG / 2)  # one that hangs says where
     os.environ.update({name: value.format(rank=rank) for name, value in variables.items()})
     try:
         results.put((rank, function(rank)))

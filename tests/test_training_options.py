@@ -400,6 +400,7 @@ OTHERS = {
     "device": "test_device",
     "valid_batch_size": "test_structures_at_once_in_validation",
     "deterministic": "test_deterministic_algorithms_inside_a_run_only",
+    "processes": "test_launched_by_the_command_line",
     "num_workers": "test_workers_put_batches_together",
     "restart_latest": "test_restart_continues_bit_for_bit",
     "overwrite": "test_an_earlier_run_is_not_overwritten",

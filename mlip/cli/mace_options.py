@@ -15,7 +15,7 @@ VALUES = {("--clip_grad", "None"): "0"}
 
 _REASONS = {
     "all files are written into --work_dir": "log_dir model_dir checkpoints_dir results_dir downloads_dir wandb_dir",
-    "a run uses one process on one device": "distributed launcher",
+    "torchrun, srun and --processes start several processes, and a run knows it": "distributed launcher",
     "errors and warnings are always shown": "log_level",
     "plots are drawn at the end, over the whole run": "plot_frequency",
     "plots are of total energies per atom": "plot_interaction_e",
