@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from ase.build import bulk, molecule
 from ase.io import write
 from forked import together
@@ -304,6 +305,15 @@ def test_environments_that_can_not_be(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("RANK", "2")
     with pytest.raises(InputError, match="RANK is 2 of WORLD_SIZE 2"):
         launched()
+
+
+def test_processes_that_are_in_use(data: Path) -> None:
+    def used(rank: int) -> None:
+        dist.init_process_group("gloo")
+        train(config(data))
+
+    for error in together(used):
+        assert "torch.distributed is initialized already" in str(error)
 
 
 def test_slurm(environment: pytest.MonkeyPatch, data: Path) -> None:

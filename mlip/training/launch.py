@@ -20,6 +20,8 @@ from mlip.training.processes import Launched
 
 #: Seconds that the others have to end by themselves when one process has failed, before they are made to.
 GRACE = 20.0
+#: Seconds after which Ctrl-C is passed on to those that run still; from a terminal they have had it themselves.
+FROM_TERMINAL = 3.0
 
 
 def launch(config: TrainingConfig, *more: str) -> int:
@@ -50,7 +52,8 @@ def launch(config: TrainingConfig, *more: str) -> int:
     try:
         return _wait(processes)
     except KeyboardInterrupt:
-        _end(processes, signal.SIGINT)  # from a terminal they have had it; a second one changes nothing
+        _wait_for_all(processes, FROM_TERMINAL)
+        _end(processes, signal.SIGINT)
         raise
     finally:
         _end(processes, signal.SIGTERM)

@@ -260,11 +260,14 @@ def process_group(device: str) -> Iterator[Group]:
 
     Raises:
         MLIPError: they do not find each other.
+        InputError: `torch.distributed` is in use already.
     """
     found = launched()
-    if found is None or dist.is_initialized():
+    if found is None:
         yield Group()
         return
+    if dist.is_initialized():
+        raise InputError("torch.distributed is initialized already; a run of several processes does that itself")
     if device == "cuda":
         torch.cuda.set_device(found.local_rank % torch.cuda.device_count())
     try:
