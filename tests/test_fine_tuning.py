@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +20,8 @@ from small_runs import arguments, assert_equal, checkpoint, run_state, start, wa
 
 import mlip
 from mlip.cli import main
+from mlip.cli import train as train_command
+from mlip.cli.parser import make_parser, parse
 from mlip.convert import atoms_to_graph
 from mlip.data.batches import make_samples
 from mlip.data.labels import read_labelled
@@ -126,6 +129,18 @@ def test_combinations_that_can_not_be(options: dict[str, Any], message: str) -> 
 def test_rates_that_were_not_given(options: dict[str, Any], rates: tuple[float, float]) -> None:
     found = TrainingConfig(**{"train_file": "a.xyz", "foundation_model": "b", **options})
     assert (found.lr, found.weight_decay) == rates
+
+
+@pytest.mark.parametrize("rates", [*({"lr": lr} for lr in (0.01, 0.001, 0.005, 1e-4)), {"weight_decay": 5e-7}])
+@pytest.mark.parametrize("way", [{}, {"lora": True}, {"multiheads_finetuning": True, "pt_train_file": "c"}])
+def test_stored_command_gives_the_same_rates(way: dict[str, Any], rates: dict[str, float]) -> None:
+    if "weight_decay" in rates and "lora" in way:
+        pytest.skip("adapters do not decay")
+    asked = TrainingConfig(train_file="a.xyz", foundation_model="b", optimizer="adamw", **way, **rates)
+    for portable in (True, False):
+        options = parse(make_parser("train", train_command), shlex.split(asked.command(portable))[2:])
+        del options["json"]
+        assert TrainingConfig(**options) == asked
 
 
 @pytest.mark.parametrize(
