@@ -389,6 +389,30 @@ def test_weights_numbers_and_labels_of_replay_data(folder: Path) -> None:
     assert said.structures[0].energy == pytest.approx(own.energy.item(), abs=1e-6)
 
 
+@pytest.mark.parametrize("zeros_in", ["train", "replay"])
+def test_zeros_are_refused_in_either_part(folder: Path, tmp_path: Path, zeros_in: str) -> None:
+    structures = argon(5)
+    for atoms in structures:
+        atoms.info["REF_energy"] = 0.0
+    zeros = write_xyz(tmp_path / "zeros.xyz", [*structures, isolated()])
+    files = {"train_file": folder / "train.xyz", "pt_train_file": folder / "replay.xyz"}
+    files["train_file" if zeros_in == "train" else "pt_train_file"] = zeros
+    asked = config(folder, **REPLAY, **files)
+    what = "training structures" if zeros_in == "train" else "replay structures of --pt_train_file .*zeros.xyz"
+    with pytest.raises(DataError, match=f"the energy of all . {what} is exactly zero"):
+        load_data(asked, load_foundation(asked))
+
+
+def test_replay_data_that_train_nothing_are_refused(folder: Path, tmp_path: Path) -> None:
+    structures = argon(5)
+    for atoms in structures:
+        atoms.info["config_weight"] = 0.0
+    silent = write_xyz(tmp_path / "silent.xyz", structures)
+    asked = config(folder, **REPLAY, pt_train_file=silent)
+    with pytest.raises(DataError, match="--pt_train_file .*silent.xyz: no structure has a label that trains"):
+        load_data(asked, load_foundation(asked))
+
+
 def test_few_new_structures_are_repeated_as_in_mace(folder: Path) -> None:
     assert [repeats(n, 100, 0.1) for n in (100, 10, 9, 5, 1)] == [1, 1, 2, 3, 11]
     asked = config(folder, **REPLAY, pt_train_file=folder / "replay.xyz", real_pt_data_ratio_threshold=3.5)
