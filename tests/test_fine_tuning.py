@@ -139,8 +139,8 @@ def test_stored_command_gives_the_same_rates(way: dict[str, Any], rates: dict[st
     asked = TrainingConfig(train_file="a.xyz", foundation_model="b", optimizer="adamw", **way, **rates)
     for portable in (True, False):
         options = parse(make_parser("train", train_command), shlex.split(asked.command(portable))[2:])
-        del options["json"]
-        assert TrainingConfig(**options) == asked
+        fields = TrainingConfig.__dataclass_fields__
+        assert TrainingConfig(**{name: value for name, value in options.items() if name in fields}) == asked
 
 
 @pytest.mark.parametrize(
