@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +20,8 @@ from small_runs import arguments, assert_equal, checkpoint, run_state, start, wa
 
 import mlip
 from mlip.cli import main
+from mlip.cli import train as train_command
+from mlip.cli.parser import make_parser, parse
 from mlip.convert import atoms_to_graph
 from mlip.data.batches import make_samples
 from mlip.data.labels import read_labelled
@@ -126,6 +129,18 @@ def test_combinations_that_can_not_be(options: dict[str, Any], message: str) -> 
 def test_rates_that_were_not_given(options: dict[str, Any], rates: tuple[float, float]) -> None:
     found = TrainingConfig(**{"train_file": "a.xyz", "foundation_model": "b", **options})
     assert (found.lr, found.weight_decay) == rates
+
+
+@pytest.mark.parametrize("rates", [*({"lr": lr} for lr in (0.01, 0.001, 0.005, 1e-4)), {"weight_decay": 5e-7}])
+@pytest.mark.parametrize("way", [{}, {"lora": True}, {"multiheads_finetuning": True, "pt_train_file": "c"}])
+def test_stored_command_gives_the_same_rates(way: dict[str, Any], rates: dict[str, float]) -> None:
+    if "weight_decay" in rates and "lora" in way:
+        pytest.skip("adapters do not decay")
+    asked = TrainingConfig(train_file="a.xyz", foundation_model="b", optimizer="adamw", **way, **rates)
+    for portable in (True, False):
+        options = parse(make_parser("train", train_command), shlex.split(asked.command(portable))[2:])
+        fields = TrainingConfig.__dataclass_fields__
+        assert TrainingConfig(**{name: value for name, value in options.items() if name in fields}) == asked
 
 
 @pytest.mark.parametrize(
@@ -372,6 +387,30 @@ def test_weights_numbers_and_labels_of_replay_data(folder: Path) -> None:
     own = foundation.potential(make_samples(said.structures[:1], 4.5)[0].graph)
     np.testing.assert_allclose(said.structures[0].forces, own.forces, atol=1e-6)
     assert said.structures[0].energy == pytest.approx(own.energy.item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("zeros_in", ["train", "replay"])
+def test_zeros_are_refused_in_either_part(folder: Path, tmp_path: Path, zeros_in: str) -> None:
+    structures = argon(5)
+    for atoms in structures:
+        atoms.info["REF_energy"] = 0.0
+    zeros = write_xyz(tmp_path / "zeros.xyz", [*structures, isolated()])
+    files = {"train_file": folder / "train.xyz", "pt_train_file": folder / "replay.xyz"}
+    files["train_file" if zeros_in == "train" else "pt_train_file"] = zeros
+    asked = config(folder, **REPLAY, **files)
+    what = "training structures" if zeros_in == "train" else "replay structures of --pt_train_file .*zeros.xyz"
+    with pytest.raises(DataError, match=f"the energy of all . {what} is exactly zero"):
+        load_data(asked, load_foundation(asked))
+
+
+def test_replay_data_that_train_nothing_are_refused(folder: Path, tmp_path: Path) -> None:
+    structures = argon(5)
+    for atoms in structures:
+        atoms.info["config_weight"] = 0.0
+    silent = write_xyz(tmp_path / "silent.xyz", structures)
+    asked = config(folder, **REPLAY, pt_train_file=silent)
+    with pytest.raises(DataError, match="--pt_train_file .*silent.xyz: no structure has a label that trains"):
+        load_data(asked, load_foundation(asked))
 
 
 def test_few_new_structures_are_repeated_as_in_mace(folder: Path) -> None:

@@ -86,7 +86,9 @@ def load_data(config: TrainingConfig, foundation: Foundation | None = None, show
     else:
         lines = add_replay(config, foundation, parts, files, units)
         reference = energies_of_new_head(config, foundation, (whole, isolated, parts.get("replay", [])), units)
-    properties = _trained_properties(config, [*parts["train"], *parts.get("replay", [])], parts["valid"])
+    properties = _trained_properties(config, parts["train"], parts["valid"])
+    if "replay" in parts:
+        properties |= _replayed_properties(config, parts["replay"])
     cutoff = config.r_max if foundation is None else foundation.potential.cutoff
     sets = make_sets(config, parts, files, reference, cutoff)
     described = statistics(sets["train"].samples, reference.E0s)
@@ -206,6 +208,25 @@ def _trained_properties(
     return properties
 
 
+def _replayed_properties(config: TrainingConfig, replay: Sequence[LabelledStructure]) -> frozenset[str]:
+    """Labels of the replay data that weigh something in the loss.
+
+    Raises:
+        DataError: none; labels that are all exactly zero.
+    """
+    trained = trained_properties(config)
+    properties = labelled(replay) & trained
+    if not properties:
+        raise DataError(
+            f"--pt_train_file {config.pt_train_file}: no structure has a label that trains "
+            f"({', '.join(sorted(trained))}) with a weight above zero"
+        )
+    for name in sorted(properties):
+        zeros, n = exactly_zero(replay, name)
+        refuse_zeros(name, len(zeros), n, f"replay structures of --pt_train_file {config.pt_train_file}")
+    return properties
+
+
 def properties_of(config: TrainingConfig, labelled: frozenset[str], validated: frozenset[str]) -> frozenset[str]:
     """What the loss is about, given the labels of the training and of the validation set that weigh something.
 
@@ -232,11 +253,11 @@ def labelled(structures: Sequence[LabelledStructure]) -> frozenset[str]:
     return frozenset(p for p in PROPERTIES if any(s.label_weight(p) > 0 for s in structures))
 
 
-def refuse_zeros(name: str, n_zeros: int, n: int) -> None:
-    """A label that is zero in every bit on every one of `n` training structures was never computed."""
+def refuse_zeros(name: str, n_zeros: int, n: int, what: str = "training structures") -> None:
+    """Raise `DataError` for a label that is zero in every bit on every one of `n` structures: it was never computed."""
     if n and n_zeros == n:
         of = " of more than one atom" if name == "forces" else ""
         raise DataError(
-            f"the {name} of all {n} training structures{of} is exactly zero, which is what placeholders look like; "
+            f"the {name} of all {n} {what}{of} is exactly zero, which is what placeholders look like; "
             f"remove the label, name another with --{name}_key, or leave it out of the loss with --{name}_weight 0"
         )

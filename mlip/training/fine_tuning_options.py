@@ -40,18 +40,21 @@ NEEDS_OF_FINE_TUNING: dict[str, tuple[str, Callable[[TrainingConfig], bool]]] = 
 }
 
 
-def rates(config: TrainingConfig) -> dict[str, Any]:
-    """Learning rate and weight decay that were not given.
+def default_rates(config: TrainingConfig) -> dict[str, Any]:
+    """Learning rate and weight decay of a run that names none.
 
     Weights of a foundation model are to stay near where they are: they do not decay, and rates are small.
     """
     if config.foundation_model is None:
-        found = {"lr": 0.01, "weight_decay": 5e-7}
-    elif config.lora:
-        found = {"lr": 5e-3, "weight_decay": 0.0}
-    else:
-        found = {"lr": 1e-4 if config.multiheads_finetuning else 1e-3, "weight_decay": 0.0}
-    return {name: value for name, value in found.items() if getattr(config, name) is None}
+        return {"lr": 0.01, "weight_decay": 5e-7}
+    if config.lora:
+        return {"lr": 5e-3, "weight_decay": 0.0}
+    return {"lr": 1e-4 if config.multiheads_finetuning else 1e-3, "weight_decay": 0.0}
+
+
+def rates(config: TrainingConfig) -> dict[str, Any]:
+    """Learning rate and weight decay that were not given."""
+    return {name: value for name, value in default_rates(config).items() if getattr(config, name) is None}
 
 
 def check_fine_tuning(config: TrainingConfig) -> None:

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlip.training.fine_tuning_options import OF_ARCHITECTURE
+from mlip.training.fine_tuning_options import OF_ARCHITECTURE, default_rates
 from mlip.training.model_options import belongs
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def _file_names(files: str | list[str]) -> str | list[str]:
 def command(config: TrainingConfig, only_portable: bool = True) -> str:
     """The command line of a run, with the options that are not at their defaults; paths unless `only_portable`."""
     words = ["mlip", "train"]
-    defaults = type(config)(train_file="-", model=config.model).as_dict() | {"model": "MACE"}
+    defaults = type(config)(train_file="-", model=config.model).as_dict() | {"model": "MACE"} | default_rates(config)
     for name, value in (portable(config) if only_portable else config.as_dict()).items():
         if value == defaults[name] or value is None:  # None: what is left to another option
             continue
