@@ -35,6 +35,7 @@ def reference_energies(
     isolated: Sequence[LabelledStructure],
     energy_key: str | None = None,
     units: Units | None = None,
+    also: Collection[int] = (),
 ) -> ReferenceEnergies:
     """E0s of the elements of the training structures, as asked for.
 
@@ -45,6 +46,7 @@ def reference_energies(
         isolated: structures of one isolated atom.
         energy_key: of the energies in a file of isolated atoms.
         units: of such a file, if it is one of n2p2.
+        also: other elements, whose E0s are taken where they are given.
 
     Raises:
         DataError: isolated atoms asked for but not there for every element; no energies to average; a file that does
@@ -52,7 +54,9 @@ def reference_energies(
         InputError: an option that is none of these, or a mapping that leaves out an element of the data.
     """
     elements = sorted({int(z) for s in training for z in s.atoms.numbers})
-    return energies_of_elements(option, elements, isolated, lambda: _average(training, elements), energy_key, units)
+    return energies_of_elements(
+        option, elements, isolated, lambda: _average(training, elements), energy_key, units, also
+    )
 
 
 def energies_of_elements(
@@ -62,16 +66,17 @@ def energies_of_elements(
     average: Callable[[], ReferenceEnergies],
     energy_key: str | None = None,
     units: Units | None = None,
+    also: Collection[int] = (),
 ) -> ReferenceEnergies:
     """As `reference_energies`, given the elements of the training structures and what makes E0s by least squares."""
     if isinstance(option, Mapping) or _PLAIN_MAPPING.fullmatch(option.strip()):
-        return _given(parse_E0s(option), elements, "given")
+        return _given(parse_E0s(option), elements, also, "given")
     if option == "average":
         return average()
     if option == "isolated":
-        return _from_isolated(isolated, elements, "the training data", "isolated atoms of the training file")
+        return _from_isolated(isolated, elements, also, "the training data", "isolated atoms of the training file")
     if is_E0s_file(option):
-        return _from_file(Path(option), elements, energy_key, units)
+        return _from_file(Path(option), elements, also, energy_key, units)
     raise InputError(
         f"--E0s {option!r}: expected isolated, average, a mapping such as {{14: -0.8}} or a file, .json or .xyz"
     )
@@ -79,12 +84,14 @@ def energies_of_elements(
 
 def is_E0s_file(option: object) -> bool:
     """Whether a value of --E0s names a file."""
-    if not isinstance(option, str) or option in ("isolated", "average"):
+    if not isinstance(option, str) or option in ("isolated", "average", "foundation", "estimated"):
         return False
     return Path(option).suffix in (".json", *_XYZ) or Path(option).is_file()
 
 
-def _from_file(path: Path, elements: Sequence[int], energy_key: str | None, units: Units | None) -> ReferenceEnergies:
+def _from_file(
+    path: Path, elements: Sequence[int], also: Collection[int], energy_key: str | None, units: Units | None
+) -> ReferenceEnergies:
     """A mapping in JSON, or isolated atoms with energies in whatever ASE reads.
 
     Raises:
@@ -100,14 +107,14 @@ def _from_file(path: Path, elements: Sequence[int], energy_key: str | None, unit
                     f"with pbc {s.atoms.pbc.tolist()}; expected one atom each, with config_type=IsolatedAtom or "
                     "without periodic boundaries"
                 )
-        return _from_isolated(atoms, elements, str(path), f"isolated atoms of {path.name}")
+        return _from_isolated(atoms, elements, also, str(path), f"isolated atoms of {path.name}")
     try:
         mapping = json.loads(path.read_text())
     except ValueError as error:
         raise DataError(f"--E0s: {path} is not JSON: {error}") from error
     if not isinstance(mapping, dict):
         raise DataError(f'--E0s: {path} holds a {type(mapping).__name__}; expected a mapping such as {{"14": -0.8}}')
-    return _given(parse_E0s(mapping), elements, f"given in {path.name}")
+    return _given(parse_E0s(mapping), elements, also, f"given in {path.name}")
 
 
 def parse_E0s(option: str | Mapping[int, float] | Mapping[str, float]) -> dict[int, float]:
@@ -144,23 +151,23 @@ def _symbols(elements: Iterable[int]) -> str:
     return ", ".join(chemical_symbols[z] for z in elements)
 
 
-def _given(E0s: dict[int, float], elements: Sequence[int], origin: str) -> ReferenceEnergies:
+def _given(E0s: dict[int, float], elements: Sequence[int], also: Collection[int], origin: str) -> ReferenceEnergies:
     missing = [z for z in elements if z not in E0s]
     if missing:
         raise InputError(f"--E0s gives no energy for {_symbols(missing)}, which the training data holds")
-    return _only(elements, E0s, origin)
+    return _only(elements, also, E0s, origin)
 
 
-def _only(elements: Sequence[int], E0s: Mapping[int, float], origin: str) -> ReferenceEnergies:
+def _only(elements: Sequence[int], also: Collection[int], E0s: Mapping[int, float], origin: str) -> ReferenceEnergies:
     """Those of elements that train: a potential must not claim to know others."""
-    unused = sorted(set(E0s) - set(elements))
+    unused = sorted(set(E0s) - {*elements, *also})
     if unused:
         origin += f"; {len(unused)} more are left out ({_symbols(unused[:10])}), since no training structure holds them"
-    return ReferenceEnergies({z: E0s[z] for z in elements}, origin)
+    return ReferenceEnergies({z: E0s[z] for z in (*elements, *also) if z in E0s}, origin)
 
 
 def _from_isolated(
-    isolated: Sequence[LabelledStructure], elements: Sequence[int], source: str, origin: str
+    isolated: Sequence[LabelledStructure], elements: Sequence[int], also: Collection[int], source: str, origin: str
 ) -> ReferenceEnergies:
     E0s: dict[int, float] = {}
     silent = set()
@@ -183,12 +190,12 @@ def _from_isolated(
             "Add one (config_type=IsolatedAtom), give the energies (--E0s '{14: -0.8}', or a file), or fit them to the "
             "data with --E0s average"
         )
-    return _only(elements, E0s, origin)
+    return _only(elements, also, E0s, origin)
 
 
 def _average(training: Sequence[LabelledStructure], elements: Sequence[int]) -> ReferenceEnergies:
     """Least-squares energies over the compositions; of minimal norm where the compositions do not determine them."""
-    with_energy = [s for s in training if s.energy is not None]
+    with_energy = [s for s in training if s.label_weight("energy") > 0]
     seen = {int(z) for s in with_energy for z in s.atoms.numbers}
 
     def solve() -> tuple[dict[int, float], int]:

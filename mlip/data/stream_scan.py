@@ -241,12 +241,11 @@ class Scan:
         cells = np.bincount(owner * _ELEMENTS + block.numbers, minlength=len(block) * _ELEMENTS)
         atoms = cells.reshape(len(block), _ELEMENTS).astype(float)
         self._holds |= atoms[trains].any(axis=0)
-        known = trains & looked.has["energy"]
+        known = trains & looked.has["energy"] & (looked.weights["energy"] > 0)
         self._holds_with_energy |= atoms[known].any(axis=0)
-        rows = np.column_stack([atoms, block.energies])
-        self._totals.add(rows[known])
-        counted = trains & (looked.weights["energy"] > 0)
-        shares = rows[counted] / block.sizes[counted, None]
+        rows = np.column_stack([atoms, block.energies])[known]
+        self._totals.add(rows)
+        shares = rows / block.sizes[known, None]
         self._per_atom.add(np.column_stack([np.ones(len(shares)), shares]))
 
 

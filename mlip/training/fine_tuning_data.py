@@ -8,7 +8,7 @@ from dataclasses import replace
 from mlip.data.files import Given, in_words
 from mlip.data.labels import LabelledStructure
 from mlip.data.n2p2 import Units
-from mlip.data.reference_energies import ReferenceEnergies, parse_E0s, reference_energies
+from mlip.data.reference_energies import ReferenceEnergies, reference_energies
 from mlip.training.config import TrainingConfig
 from mlip.training.fine_tuning_options import OF_FOUNDATION
 from mlip.training.foundation import Foundation, check_known, estimated_energies, foundation_energies
@@ -60,11 +60,7 @@ def energies_of_new_head(
     elif config.E0s == OF_FOUNDATION[1]:
         reference = estimated_energies(foundation, whole)
     else:
-        option = config.E0s
-        if isinstance(option, Mapping):  # those of other elements that are kept are taken, too
-            given = parse_E0s(option)
-            own |= {z: given.pop(z) for z in others & set(given)}
-            option = given
-        reference = reference_energies(option, whole, isolated, config.energy_key, units)
+        reference = reference_energies(config.E0s, whole, isolated, config.energy_key, units, others)
+    others -= set(reference.E0s)
     origin = reference.origin + (f"; of {len(others)} others those of {foundation.name}" if others else "")
     return ReferenceEnergies(dict(sorted((reference.E0s | {z: own[z] for z in others}).items())), origin)

@@ -85,7 +85,7 @@ def check_fine_tuning(config: TrainingConfig) -> None:
         raise InputError(
             f"--weight_decay {config.weight_decay:g} with --optimizer adam: its steps do not depend on the size of "
             "gradients, so that weights of elements that are not in the data would decay at the whole learning rate; "
-            "leave it out, or take --optimizer adamw"
+            "leave it out, or take --optimizer adamw, where they decay slowly"
         )
 
 

@@ -159,7 +159,7 @@ def estimated_energies(foundation: Foundation, structures: Sequence[LabelledStru
         DataError: no energies to compare with, or none of some element.
     """
     elements = sorted({int(z) for s in structures for z in s.atoms.numbers})
-    known = [s for s in structures if s.energy is not None]
+    known = [s for s in structures if s.label_weight("energy") > 0]
     unseen = sorted(set(elements) - {int(z) for s in known for z in s.atoms.numbers})
     if not known or unseen:
         of = f" with {', '.join(chemical_symbols[z] for z in unseen)}" if known else ""

@@ -14,6 +14,7 @@ from mlip.data.n2p2 import Units
 from mlip.data.predict import predict
 from mlip.data.reading import read_structures
 from mlip.data.splits import set_apart_isolated_atoms
+from mlip.data.weights import label_weights, parse_config_type_weights, structure_weight, weighted
 from mlip.errors import DataError
 from mlip.potential import Potential
 from mlip.training.config import TrainingConfig
@@ -37,7 +38,7 @@ def replay_structures(
         found = unlabelled_structures(source, units)
     else:
         found = label_structures(read_structures(source, units), keys_of(config), source, strict=False).structures
-    found = set_apart_isolated_atoms(found).structures
+    found = weighted(set_apart_isolated_atoms(found).structures, parse_config_type_weights(config.config_type_weights))
     if not found:
         raise DataError(f"{source} holds isolated atoms only; nothing to train on")
     check_known(foundation, found, source)
@@ -47,9 +48,9 @@ def replay_structures(
         chosen = [found[k] for k in sorted(picked.tolist())]
     if config.pseudolabel_replay:
         chosen = pseudolabelled(foundation.potential, chosen, make_samples(chosen, foundation.potential.cutoff, source))
-    weighted = [replace(s, weight=s.weight * config.weight_pt_head, head=0) for s in chosen]
+    replayed = [replace(s, weight=s.weight * config.weight_pt_head, head=0) for s in chosen]
     labels = f", labelled by {foundation.name}" if config.pseudolabel_replay else ""
-    return weighted, f"replay data: {len(chosen)} of {len(found)} structures of {source}, head {REPLAY_HEAD}{labels}"
+    return replayed, f"replay data: {len(chosen)} of {len(found)} structures of {source}, head {REPLAY_HEAD}{labels}"
 
 
 def keys_of(config: TrainingConfig) -> LabelKeys:
@@ -58,16 +59,26 @@ def keys_of(config: TrainingConfig) -> LabelKeys:
 
 
 def unlabelled_structures(source: str, units: Units | None = None) -> list[LabelledStructure]:
-    """The structures of a file without their labels.
+    """The structures of a file without their labels, with the weights that those would have.
 
     Raises:
-        DataError: the file can't be read, or a structure has no atoms.
+        DataError: the file can't be read, a structure has no atoms, or a weight is none.
         InputError: a structure that no potential can evaluate.
     """
     structures = read_structures(source, units)
     check_structures(structures, lambda index: f"structure {index} of {source}: ")
     groups = [str(atoms.info.get("config_type", atoms.info.get("group", ""))) for atoms in structures]
-    return [LabelledStructure(atoms, group=groups[k], index=k) for k, atoms in enumerate(structures)]
+    places = [f"structure {k} of {source}" for k in range(len(structures))]
+    return [
+        LabelledStructure(
+            atoms,
+            weight=structure_weight(atoms.info, places[k]),
+            group=groups[k],
+            index=k,
+            weights=label_weights(atoms.info, places[k]),
+        )
+        for k, atoms in enumerate(structures)
+    ]
 
 
 def pseudolabelled(
