@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from test_fine_tuning import folder as folder  # the fixture
 
 from mlip.data.labels import LabelKeys, label_structures
 from mlip.data.reference_energies import is_E0s_file, reference_energies
+from mlip.published import PUBLISHED
 from mlip.training.data import TrainingData, load_data
 from mlip.training.foundation import load_foundation
 
@@ -82,3 +85,16 @@ def test_words_are_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         Path(word).write_text("")
         assert not is_E0s_file(word)
     assert is_E0s_file("E0s.json")
+
+
+def test_license_of_the_published_model_goes_along(folder: Path) -> None:
+    found = load_foundation(config(folder))
+    assert found is not None and "license" not in found.provenance()
+    published = PUBLISHED["mace-off23-small"]
+    for name in (published.name, published.alias, published.file_name):
+        assert dataclasses.replace(found, name=str(name)).provenance()["license"] == "ASL"
+    of_file = next(model for model in PUBLISHED.values() if model.sha256)
+    assert dataclasses.replace(found, sha256=str(of_file.sha256)).license == of_file.license.name
+    again = deepcopy(found.potential)
+    again.metadata = {"foundation": {"license": "ASL"}}
+    assert dataclasses.replace(found, potential=again).provenance()["license"] == "ASL"

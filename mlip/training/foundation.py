@@ -22,6 +22,7 @@ from mlip.models.mace_layer import INTERACTIONS
 from mlip.models.reshaped_mace import parts, reshaped
 from mlip.nn.irreps import parse_irreps
 from mlip.potential import Potential
+from mlip.published import PUBLISHED, find
 from mlip.training.config import TrainingConfig
 from mlip.training.hashes import file_hash
 from mlip.training.lora import LowRank
@@ -51,8 +52,20 @@ class Foundation:
 
     def provenance(self) -> dict[str, Any]:
         """What a file of weights says of where it comes from."""
-        source = self.potential.metadata.get("source") or self.potential.metadata.get("command")
-        return {"name": self.name, "sha256": self.sha256, "head": self.potential.head, "source": source}
+        metadata = self.potential.metadata
+        source = metadata.get("source") or metadata.get("command")
+        found = {"name": self.name, "sha256": self.sha256, "head": self.potential.head, "source": source}
+        return found if self.license is None else found | {"license": self.license}
+
+    @property
+    def license(self) -> str | None:
+        """Of a published model, or of one that was tuned from it; None if that is not known."""
+        of_file = (m for m in PUBLISHED.values() if self.sha256 == m.sha256 or self.name == m.file_name)
+        published = find(self.name) or next(of_file, None)
+        if published is not None:
+            return published.license.name
+        name = self.potential.metadata.get("foundation", {}).get("license")
+        return None if name is None else str(name)
 
 
 def load_foundation(config: TrainingConfig) -> Foundation | None:
