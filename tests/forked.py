@@ -37,15 +37,17 @@ def together(function: Callable[..., Any], count: int = 2, variables: Mapping[st
         }
     context = get_context("fork")
     results: Any = context.Queue()
-    processes = [
-        context.Process(target=_run, args=(function, rank, variables, results), daemon=True) for rank in range(count)
-    ]
-    for process in processes:
-        process.start()
-    found = dict(results.get(timeout=LONG) for _ in processes)
-    for process in processes:
-        process.join(LONG)
-        assert not process.is_alive()
+    processes = [context.Process(target=_run, args=(function, rank, variables, results)) for rank in range(count)]
+    try:
+        for process in processes:
+            process.start()
+        found = dict(results.get(timeout=LONG) for _ in processes)
+        for process in processes:
+            process.join(LONG)
+            assert not process.is_alive()
+    finally:
+        for process in processes:
+            process.kill()
     return [found[rank] for rank in range(count)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -24,6 +25,7 @@ from mlip.data.batches import make_samples
 from mlip.data.labels import LabelKeys, label_structures
 from mlip.data.loading import InMemory, Share, StandIn, training_loader, validation_loader
 from mlip.data.plan import CountPlan
+from mlip.data.storing import write_structures
 from mlip.errors import InputError, MLIPError
 from mlip.training import train as module
 from mlip.training.committee import train_committee
@@ -101,8 +103,12 @@ def test_as_one_process(options: dict, data: Path) -> None:
     for name, value in alone.items():
         np.testing.assert_array_equal(found[0][name], found[1][name])
         np.testing.assert_allclose(found[0][name], value, rtol=1e-9, atol=1e-11, err_msg=name)
-    logs = [(data.parent / "run" / f"{name}_log.csv").read_text().splitlines() for name in ("one", "two")]
-    assert len(logs[0]) == len(logs[1]) and logs[0][0] == logs[1][0]
+    logs = [(data.parent / "run" / f"{name}_log.jsonl").read_text().splitlines() for name in ("one", "two")]
+    assert len(logs[0]) == len(logs[1])
+    for one, two in zip(*(map(json.loads, log) for log in logs), strict=True):
+        assert one.keys() == two.keys() and {"loss", "valid_loss", "valid_forces_rmse"} <= one.keys()
+        for key in one.keys() - {"seconds", "weights"}:
+            assert two[key] == pytest.approx(one[key], rel=1e-9), key
 
 
 def test_more_processes_than_structures(data: Path) -> None:
@@ -140,6 +146,26 @@ def test_property_models(tmp_path: Path) -> None:
     for one in by_processes(TrainingConfig(name="two", **options)):
         for name, value in alone.items():
             np.testing.assert_allclose(one[name], value, rtol=1e-9, atol=1e-11, err_msg=name)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_sets_on_disk_and_workers(data: Path) -> None:
+    structures = label_structures(argon(11, seed=4), LabelKeys()).structures
+    write_structures(data.parent / "a.h5", structures)
+    files = {"train_file": str(data.parent / "a.h5"), "valid_file": str(data), "stream": True, "E0s": "average"}
+    alone = weights(config(data, name="one", **DOUBLE, **files))
+    for one in by_processes(config(data, name="two", num_workers=1, **DOUBLE, **files)):
+        for name, value in alone.items():
+            np.testing.assert_allclose(one[name], value, rtol=1e-9, atol=1e-11, err_msg=name)
+
+
+def test_another_number_of_processes_goes_on(data: Path) -> None:
+    alone = weights(config(data, name="one", **DOUBLE))
+    again = {"max_num_epochs": 2, "name": "two", "default_dtype": "float64"}
+    together(lambda rank: train(config(data, **again)).epochs)
+    found = weights(config(data, **(again | DOUBLE), overwrite=False, restart_latest=True))
+    for name, value in alone.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-11)
 
 
 def test_results_are_everywhere(data: Path) -> None:
@@ -250,6 +276,18 @@ def test_killed_and_continued(data: Path) -> None:
     assert_equal(continued, run_state(folder))
 
 
+def test_a_launcher_that_is_terminated_ends_all(data: Path) -> None:
+    folder = data.parent / "run"
+    options = FAST | {"train_file": str(data), "work_dir": str(folder), "max_num_epochs": 400, "processes": 2}
+    process = start(options)
+    wait_for_epochs(folder, 3, process)
+    started = children(process.pid)
+    process.terminate()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM and "--restart_latest continues it" in output, output
+    assert "Traceback" not in output and not any(Path(f"/proc/{pid}").exists() for pid in started.values())
+
+
 def children(pid: int) -> dict[int, int]:
     """Processes by rank that a launcher has started."""
     found: dict[int, int] = {}
@@ -287,6 +325,11 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 def test_alone(environment: pytest.MonkeyPatch) -> None:
     assert launched() is None
+    environment.setenv("RANK", "0")
+    environment.setenv("WORLD_SIZE", "1")
+    assert launched() is None
+    environment.delenv("RANK")
+    environment.delenv("WORLD_SIZE")
     environment.setenv("SLURM_NTASKS", "4")  # a batch job that starts one process without srun
     assert launched() is None
     group = Group()
@@ -323,7 +366,9 @@ def test_slurm(environment: pytest.MonkeyPatch, data: Path) -> None:
         "SLURM_PROCID": "{rank}",
         "SLURM_LOCALID": "{rank}",
         "SLURM_JOB_ID": job,
-        "SLURM_NODELIST": "127.0.0.1",
+        "SLURM_STEP_ID": "1",
+        "SLURM_NODELIST": "elsewhere[1-4]",
+        "SLURM_STEP_NODELIST": "127.0.0.1",
     }
     assert together(lambda rank: train(config(data, max_num_epochs=1)).epochs, variables=variables) == [1, 1]
 
@@ -337,6 +382,7 @@ def test_what_one_process_does(data: Path, environment: pytest.MonkeyPatch) -> N
         config(data, processes=0)
     for name, value in {"RANK": "1", "WORLD_SIZE": "3", "LOCAL_RANK": "1"}.items():
         environment.setenv(name, value)
+    assert train(config(data, processes=1, max_num_epochs=1)).epochs == 1  # each of them by itself
     with pytest.raises(InputError, match="--dry_run is done by one process; 3 were started together"):
         rehearse(config(data, dry_run=True))
     with pytest.raises(InputError, match="--committee is done by one process; 3 were started"):

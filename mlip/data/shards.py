@@ -72,8 +72,8 @@ class ShardWriter:
             for name, (shape, kind) in LAYOUT.items():
                 self.file.create_dataset(name, (0, *shape), kind, maxshape=(None, *shape), chunks=(CHUNK, *shape))
         ends, info_ends = self.file["ends"], self.file["info_ends"]
-        self.n_atoms, self.n_bytes = (int(x[-1]) if len(ends) else 0 for x in (ends, info_ends))
-        self.n = len(ends)
+        self.n = n = len(ends)  # the others may be longer, if their writer could not finish
+        self.n_atoms, self.n_bytes = (int(x[n - 1]) if n else 0 for x in (ends, info_ends))
         self.waiting: list[LabelledStructure] = []
         self.file.swmr_mode = True
 

@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from mlip.errors import MLIPError
 from mlip.training.config import TrainingConfig
-from mlip.training.processes import Launched
+from mlip.training.processes import Launched, OthersEnded
 
 #: Seconds that the others have to end by themselves when one process has failed, before they are made to.
 GRACE = 20.0
@@ -46,10 +46,12 @@ def launch(config: TrainingConfig, *more: str) -> int:
         "MLIP_LAUNCHER": str(os.getpid()),
     }
     environment = {"OMP_NUM_THREADS": threads, **os.environ, **shared}
-    processes = [
-        subprocess.Popen(words, env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(count)
-    ]
+    processes: list[subprocess.Popen[bytes]] = []
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
+        for rank in range(count):
+            own = environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            processes.append(subprocess.Popen(words, env=own))
         return _wait(processes)
     except KeyboardInterrupt:
         _wait_for_all(processes, FROM_TERMINAL)
@@ -57,6 +59,7 @@ def launch(config: TrainingConfig, *more: str) -> int:
         raise
     finally:
         _end(processes, signal.SIGTERM)
+        signal.signal(signal.SIGTERM, before)
 
 
 def _wait(processes: list[subprocess.Popen[bytes]]) -> int:
@@ -104,15 +107,12 @@ def end_with_launcher() -> None:
 
 @contextmanager
 def only_the_first_speaks(me: Launched | None) -> Iterator[None]:
-    """End the others of several processes without a word: the first one tells of their errors, too.
-
-    Under torchrun, which ends the first one at once, they say what they know.
-    """
+    """What the first of several processes tells of, too, the others do not; they tell of errors of their own."""
     try:
         yield
     except (MLIPError, OSError, KeyboardInterrupt) as error:
         if me is None or me.rank == 0:
             raise
-        if not (isinstance(error, KeyboardInterrupt) or "MLIP_LAUNCHER" in os.environ):
-            print(f"mlip train: process {me.rank}: {error}", file=sys.stderr)
+        if not isinstance(error, KeyboardInterrupt | OthersEnded):
+            print(f"mlip train: process {me.rank}: error: {error}", file=sys.stderr)
         raise SystemExit(130 if isinstance(error, KeyboardInterrupt) else 1) from error

@@ -22,7 +22,7 @@ from mlip.training.display import VALIDATION_ERRORS, ShownError
 from mlip.training.ema import WeightAverage, cpu_copy
 from mlip.training.loss import make_loss
 from mlip.training.optimizer import make_optimizer
-from mlip.training.processes import Group, digest, parts_of_all
+from mlip.training.processes import Group, OthersEnded, digest, parts_of_all
 from mlip.training.schedule import Schedule
 from mlip.training.schedule_free import ScheduleFreeAdamW
 from mlip.training.stage_two import StageTwo
@@ -139,6 +139,8 @@ class TrainingModule(L.LightningModule):
     def _finite(self, value: float, where: str) -> float:
         if math.isfinite(value):
             return value
+        if not self.group.is_first:
+            raise OthersEnded(f"the loss is {value}")
         raise self._diverged(f"the loss is {value} in epoch {self.epoch}, {where}")
 
     @staticmethod

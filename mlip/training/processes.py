@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -38,11 +38,16 @@ class Launched:
     rank: int
     count: int
     local_rank: int
+    step: str = ""  # of a job, of which several may meet at one place
 
     def store(self) -> dist.Store:
         """Where they meet."""
         store, *_ = next(iter(dist.rendezvous("env://", self.rank, self.count, timeout=TO_MEET)))
-        return store
+        return dist.PrefixStore(f"mlip {self.step}", store)
+
+
+class OthersEnded(MLIPError):
+    """An error of another process, or one that all have: the first process tells of it."""
 
 
 def launched() -> Launched | None:
@@ -53,14 +58,12 @@ def launched() -> Launched | None:
     """
     environment = os.environ
     try:
+        if environment.get("WORLD_SIZE") == "1":
+            return None
         if "RANK" in environment and "WORLD_SIZE" in environment:  # torchrun, or mlip train --processes
-            found = Launched(*(int(environment[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+            found = Launched(int(environment["RANK"]), int(environment["WORLD_SIZE"]), int(environment["LOCAL_RANK"]))
         elif int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1:  # srun; a batch job of several tasks is not enough
-            from lightning.pytorch.plugins.environments import SLURMEnvironment
-
-            cluster = SLURMEnvironment(auto_requeue=False)
-            environment["MASTER_ADDR"], environment["MASTER_PORT"] = cluster.main_address, str(cluster.main_port)
-            found = Launched(cluster.global_rank(), int(environment["SLURM_STEP_NUM_TASKS"]), cluster.local_rank())
+            found = _by_slurm(environment)
         else:
             return None
     except (KeyError, ValueError) as error:
@@ -71,6 +74,18 @@ def launched() -> Launched | None:
     if not 0 <= found.rank < found.count:
         raise InputError(f"RANK is {found.rank} of WORLD_SIZE {found.count}; expected less")
     return found if found.count > 1 else None
+
+
+def _by_slurm(environment: MutableMapping[str, str]) -> Launched:
+    """The tasks of a step; they meet at the first node of it, at a port of its own, unless MASTER_* say otherwise."""
+    from lightning.pytorch.plugins.environments import SLURMEnvironment
+
+    nodes = environment.get("SLURM_STEP_NODELIST") or environment["SLURM_NODELIST"]
+    job, step = int(environment["SLURM_JOB_ID"]), int(environment.get("SLURM_STEP_ID", 0))
+    environment.setdefault("MASTER_ADDR", SLURMEnvironment.resolve_root_node_address(nodes))
+    environment.setdefault("MASTER_PORT", str(15_000 + (31 * job + step) % 10_000))
+    rank, count, local = (int(environment[f"SLURM_{name}"]) for name in ("PROCID", "STEP_NUM_TASKS", "LOCALID"))
+    return Launched(rank, count, local, f"{job}.{step}")
 
 
 class Group:
@@ -148,7 +163,8 @@ class Group:
         for rank, theirs in enumerate(found):
             differing = [name for name in theirs if theirs[name] != found[0].get(name)]
             if differing:
-                raise MLIPError(
+                kind = MLIPError if self.is_first else OthersEnded
+                raise kind(
                     f"process {rank} has another {', '.join(differing)} than process 0; give all processes the same "
                     "options, files and versions"
                 )
@@ -165,21 +181,24 @@ class Group:
             error = found
         if self.is_alone:
             return
-        told = self.gathered(None if error is None else f"{error}")
+        try:
+            told = self.gathered(None if error is None else f"{error}")
+        except MLIPError:
+            if error is not None:
+                raise error from None
+            raise
         first = next((rank for rank, text in enumerate(told) if text is not None), None)
-        if error is not None:
-            raise error
         if first is not None:
-            raise MLIPError(f"process {first}: {told[first]}")
+            raise error if error is not None and first == self.rank else OthersEnded(f"process {first}: {told[first]}")
 
     @contextmanager
     def _together(self) -> Iterator[None]:
         try:
             yield
         except RuntimeError as error:
-            raise self._why() from error
+            raise self._why(error) from error
 
-    def _why(self) -> BaseException:
+    def _why(self, error: RuntimeError) -> BaseException:
         """Why another process is gone, as far as it could tell."""
         told: dict[str, Any] = {}
         with suppress(Exception):  # the store may have gone with the first process
@@ -189,10 +208,10 @@ class Group:
         if told.get("interrupted"):
             return KeyboardInterrupt()
         if told:
-            return MLIPError(f"process {told['rank']} of {self.count} ended: {told['why']}")
-        return MLIPError(
+            return OthersEnded(f"process {told['rank']} of {self.count} ended: {told['why']}")
+        return OthersEnded(
             f"another of the {self.count} processes ended without a word, as if killed; the last checkpoint is good, "
-            "and --restart_latest continues from it"
+            f"and --restart_latest continues from it ({error})"
         )
 
     def ended_by(self, error: BaseException) -> None:
@@ -206,10 +225,10 @@ class Group:
 
 
 def digest(model: nn.Module) -> int:
-    """Of the bits of all weights."""
+    """Of the bits of all weights and constants."""
     found = 0
-    for parameter in model.parameters():
-        found = zlib.crc32(parameter.detach().cpu().contiguous().numpy().data, found)
+    for tensor in (*model.parameters(), *model.buffers()):
+        found = zlib.crc32(tensor.detach().cpu().contiguous().numpy().tobytes(), found)
     return found
 
 
@@ -222,6 +241,18 @@ def refuse_several(what: str) -> None:
     found = launched()
     if found is not None:
         raise InputError(f"{what} is done by one process; {found.count} were started together")
+
+
+class _Whole(torch.autograd.Function):
+    """The whole in place of a share, with the share's gradient; the same bits in all processes."""
+
+    @staticmethod
+    def forward(ctx: Any, share: Tensor, whole: Tensor) -> Tensor:
+        return whole.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
 
 
 def parts_of_all(
@@ -242,34 +273,40 @@ def parts_of_all(
     own = [part.sum * float(counts) for part in parts.values()]
     numbers = [x.detach() for x in own] + [own[0].new_tensor([part.n * counts for part in parts.values()])]
     numbers.append(own[0].new_tensor(others))
-    summed = group.sum(torch.cat([x.reshape(-1) for x in numbers]))
+    flat = torch.cat([x.reshape(-1) for x in numbers])
+    # By the network of the processors, also with GPUs: there the end of a process is noticed at once.
+    summed = group.sum(flat.cpu()).to(flat)
     sums, n, rest = summed.split([len(own), len(own), len(others)])
     found = {
-        name: Fraction(x + (whole - x.detach()), float(count))
+        name: Fraction(_Whole.apply(x, whole), float(count))
         for name, x, whole, count in zip(parts, own, sums, n.tolist(), strict=True)
     }
     return found, rest.tolist()
 
 
 @contextmanager
-def process_group(device: str) -> Iterator[Group]:
+def process_group(device: str, wanted: int | None = None) -> Iterator[Group]:
     """The processes that were started together, until the end of the context; of one that was not, itself.
 
     Args:
         device: "cpu" or "cuda"; each process of a machine takes a GPU of its own.
+        wanted: number of processes; 1 keeps apart what was started together.
 
     Raises:
         MLIPError: they do not find each other.
-        InputError: `torch.distributed` is in use already.
+        InputError: `torch.distributed` is in use already; fewer GPUs than processes.
     """
-    found = launched()
+    found = launched() if wanted != 1 else None
     if found is None:
         yield Group()
         return
     if dist.is_initialized():
         raise InputError("torch.distributed is initialized already; a run of several processes does that itself")
     if device == "cuda":
-        torch.cuda.set_device(found.local_rank % torch.cuda.device_count())
+        n = torch.cuda.device_count()
+        if found.local_rank >= n > 1:
+            raise InputError(f"process {found.local_rank} of this machine has no GPU of its own: there are {n}")
+        torch.cuda.set_device(found.local_rank if n > 1 else 0)
     try:
         store = found.store()
         dist.init_process_group(

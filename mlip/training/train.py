@@ -84,7 +84,11 @@ def train(config: TrainingConfig, console: Console | None = None) -> TrainingRes
     if config.dry_run:
         raise InputError("train does no --dry_run, which is mlip.training.dry_run.rehearse(config)")
     # The seed and the choice of algorithms are the run's, not the caller's.
-    with torch.random.fork_rng(devices=[]), deterministic(config.deterministic), process_group(device_of(config)) as g:
+    with (
+        torch.random.fork_rng(devices=[]),
+        deterministic(config.deterministic),
+        process_group(device_of(config), config.processes) as g,
+    ):
         if config.processes not in (None, g.count):
             raise InputError(
                 f"--processes {config.processes}, but {g.count} started together; mlip train --processes "
@@ -135,7 +139,15 @@ def _check_same(config: TrainingConfig, data: RunData, module: TrainingModule) -
     start = (module.first_epoch, module.first_losses, digest(module.potential))
     files = {f"content of --{option}": sha for option, sha in data.sha256.items()}
     versions = {"version of mlip": mlip.__version__, "version of torch": torch.__version__}
-    module.group.check_same({"command": config.command(), **versions, **files, "start (checkpoint, weights)": start})
+    module.group.check_same(
+        {
+            "command": config.command(),
+            "device": device_of(config),
+            **versions,
+            **files,
+            "start (checkpoint, weights)": start,
+        }
+    )
 
 
 def _same_result(result: TrainingResult | None, task: Task, group: Group) -> TrainingResult:
@@ -144,6 +156,7 @@ def _same_result(result: TrainingResult | None, task: Task, group: Group) -> Tra
         return result
     names = [field.name for field in fields(TrainingResult) if field.name != "potential"]
     found = group.from_first({name: getattr(result, name) for name in names} if result is not None else {})
+    task.model.metadata = group.from_first(task.model.metadata)
     return TrainingResult(potential=task.model, **found)
 
 
