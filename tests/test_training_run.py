@@ -166,8 +166,10 @@ def test_refused_data(tmp_path, data):
     weightless = argon(4)
     for atoms in weightless:
         atoms.info["config_weight"] = 0.0
-    with pytest.raises(DataError, match="no structure of the training set has a label whose weight is not zero"):
+    with pytest.raises(DataError, match="--E0s average needs energies whose weight is not zero"):
         train(config(write_xyz(tmp_path / "weightless.xyz", weightless), E0s="average"))
+    with pytest.raises(DataError, match="no structure of the training set has a label whose weight is not zero"):
+        train(config(write_xyz(tmp_path / "weightless.xyz", weightless), E0s="{Ar: -1.5}"))
     neon = write_xyz(tmp_path / "neon.xyz", [label(Atoms("Ne2", positions=[[0, 0, 0], [3, 0, 0]]))])
     for option in ("valid_file", "test_file"):
         with pytest.raises(UnknownElementError, match="Ne"):

@@ -219,7 +219,7 @@ def averaged(
         DataError: no energies, or none of an element.
     """
     if not n:
-        raise DataError("--E0s average needs energies, and no training structure has one")
+        raise DataError("--E0s average needs energies whose weight is not zero, and no training structure has one")
     unseen = [z for z in elements if z not in seen]
     if unseen:
         raise DataError(f"--E0s average: no structure with {_symbols(unseen)} has an energy; give --E0s")
