@@ -383,6 +383,7 @@ def test_what_one_process_does(data: Path, environment: pytest.MonkeyPatch) -> N
     for name, value in {"RANK": "1", "WORLD_SIZE": "3", "LOCAL_RANK": "1"}.items():
         environment.setenv(name, value)
     assert train(config(data, processes=1, max_num_epochs=1)).epochs == 1  # each of them by itself
+    assert rehearse(config(data, dry_run=True, processes=1)).steps_per_epoch == 3
     with pytest.raises(InputError, match="--dry_run is done by one process; 3 were started together"):
         rehearse(config(data, dry_run=True))
     with pytest.raises(InputError, match="--committee is done by one process; 3 were started"):

@@ -31,7 +31,7 @@ def command(**options: Any) -> int:
     from mlip.training.launch import end_with_launcher, launch, only_the_first_speaks
     from mlip.training.processes import launched
 
-    me = launched() if config.processes != 1 else None
+    me = launched(config.processes)
     if me is None and (config.processes or 1) > 1:
         return launch(config, *(["--json"] if as_json else []))
     end_with_launcher()

@@ -61,7 +61,7 @@ class CountPlan:
 
 @dataclass(frozen=True)
 class WindowPlan:
-    """Batches of `size` structures of a set on disk, of which blocks of neighbors are read together.
+    """Batches of `size` structures of a set on disk, which is read in blocks of consecutive ones.
 
     The blocks come in random order, `WINDOW` at a time; the structures of these are permuted and cut into batches, and
     what is left over goes into the next window. A set that is smaller than a window is thus permuted as in `CountPlan`.

@@ -92,7 +92,7 @@ def train_committee(config: TrainingConfig, console: Console | None = None) -> C
     """
     if config.committee is None:
         raise InputError("train_committee needs a committee; expected TrainingConfig(committee=N)")
-    refuse_several("--committee")
+    refuse_several("--committee", config.processes)
     console = console or report.quiet_console()
     configs = member_configs(config)
     _keep_earlier_members(config, configs)

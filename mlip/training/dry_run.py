@@ -63,7 +63,7 @@ def rehearse(config: TrainingConfig, console: Console | None = None) -> Estimate
     Raises:
         DataError, InputError, UnknownElementError: the data or options can't be used.
     """
-    refuse_several("--dry_run")
+    refuse_several("--dry_run", config.processes)
     console = console or report.quiet_console()
     with torch.random.fork_rng(devices=[]), deterministic(config.deterministic):
         task = task_of(config, partial(work_shown, console))

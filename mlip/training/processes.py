@@ -25,8 +25,8 @@ from mlip.errors import InputError, MLIPError
 from mlip.training.sums import Fraction
 
 T = TypeVar("T")
-#: How long processes wait for all to be there, and then for each other: the first one may write for long, and one that
-#: ends is noticed at once.
+#: How long processes wait for all to be there, and then for each other: the first one may write for long. One that ends
+#: is noticed at once, by the connections to it.
 TO_MEET, TO_WAIT = timedelta(minutes=5), timedelta(days=7)
 _ENDED = "mlip/ended"
 
@@ -50,15 +50,18 @@ class OthersEnded(MLIPError):
     """An error of another process, or one that all have: the first process tells of it."""
 
 
-def launched() -> Launched | None:
+def launched(wanted: int | None = None) -> Launched | None:
     """The processes this one belongs to; None if it is alone.
+
+    Args:
+        wanted: number of processes (`--processes`); 1 keeps apart what was started together.
 
     Raises:
         InputError: an environment that is no one's.
     """
     environment = os.environ
     try:
-        if environment.get("WORLD_SIZE") == "1":
+        if wanted == 1 or environment.get("WORLD_SIZE") == "1":
             return None
         if "RANK" in environment and "WORLD_SIZE" in environment:  # torchrun, or mlip train --processes
             found = Launched(int(environment["RANK"]), int(environment["WORLD_SIZE"]), int(environment["LOCAL_RANK"]))
@@ -232,13 +235,13 @@ def digest(model: nn.Module) -> int:
     return found
 
 
-def refuse_several(what: str) -> None:
-    """Raise where several processes were started for what one does.
+def refuse_several(what: str, wanted: int | None) -> None:
+    """Raise where several processes were started for what one does; `wanted` as of `launched`.
 
     Raises:
         InputError: naming `what`.
     """
-    found = launched()
+    found = launched(wanted)
     if found is not None:
         raise InputError(f"{what} is done by one process; {found.count} were started together")
 
@@ -290,13 +293,13 @@ def process_group(device: str, wanted: int | None = None) -> Iterator[Group]:
 
     Args:
         device: "cpu" or "cuda"; each process of a machine takes a GPU of its own.
-        wanted: number of processes; 1 keeps apart what was started together.
+        wanted: as of `launched`.
 
     Raises:
         MLIPError: they do not find each other.
         InputError: `torch.distributed` is in use already; fewer GPUs than processes.
     """
-    found = launched() if wanted != 1 else None
+    found = launched(wanted)
     if found is None:
         yield Group()
         return
